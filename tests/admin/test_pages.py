@@ -224,7 +224,7 @@ def test_what_is_not_http() -> None:
 
 def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is let go in time, and at once when there is no room for another."""
-    bound_pages(monkeypatch, head_timeout=1.0, most_clients=1)
+    bound_pages(monkeypatch, head_timeout=0.2, most_clients=1)
 
     async def said() -> None:
         async with pages(FakeSource()) as port:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_the_next_request_does_not_wait_for_it() -> None:
             app.enough.set()
             await client.send(b"GET /last HTTP/1.1\r\n" + END)
             assert (await client.read_to_end()).endswith(b"/last")
+            client.sock.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(WAIT):
                 await asyncio.wait([client.task])
             assert app.done == 3
@@ -58,6 +60,7 @@ def test_the_connection_ends_without_waiting_for_it_and_its_handler_does() -> No
         async with connected(site_of(app)) as client:
             await client.send(b"GET /work HTTP/1.1\r\n" + END)
             assert (await client.read_to_end()).endswith(b"/work")
+            client.sock.shutdown(socket.SHUT_WR)
             assert not client.task.done()
             app.enough.set()
             async with asyncio.timeout(WAIT):

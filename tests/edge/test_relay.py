@@ -157,13 +157,13 @@ def fill(sock: socket.socket) -> int:
     """Send until nobody on the way takes any more; return how much that was."""
     sock.setblocking(False)
     sent = stalled = 0
-    while stalled < 20:
+    while stalled < 10:
         try:
             sent += sock.send(BIG[:CHUNK])
             stalled = 0
         except (BlockingIOError, ssl.SSLWantWriteError):
             stalled += 1
-            select.select([], [sock], [], 0.05)
+            select.select([], [sock], [], 0.02)
     sock.settimeout(20)
     return sent
 

@@ -97,6 +97,13 @@ def reads_all(sock: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def reads_all_and_ends(sock: socket.socket) -> bytes:
+    """Read to EOF, and end the other direction, too: whoever closes need not wait for that."""
+    data = reads_all(sock)
+    sock.shutdown(socket.SHUT_WR)
+    return data
+
+
 class Flooding:
     """A peer that sends without pause until it is cut off; a context manager."""
 

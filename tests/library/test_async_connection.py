@@ -25,7 +25,7 @@ from socketkeep import (
     WouldBlock,
 )
 from tests.harness.seam import leased, row_of
-from tests.library.conftest import FAR, Flooding, Pair, Run, reads_all
+from tests.library.conftest import FAR, Flooding, Pair, Run, reads_all, reads_all_and_ends
 from tests.library.test_connection import BIG, reset
 
 T = TypeVar("T")
@@ -182,13 +182,22 @@ def test_a_timeout_bounds_the_whole_operation_and_loses_nothing(pair: Pair, run:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0])
         loop = asyncio.get_running_loop()
-        for count in range(10):
-            loop.call_later(0.05 * count, pair[1].sendall, b"x")
-        # Bounding each receive alone, it would not come: no two bytes are that far apart.
+        sent = 0
+        dripping: asyncio.Handle
+
+        def drip() -> None:
+            nonlocal sent, dripping
+            pair[1].sendall(b"x")
+            sent += 1
+            dripping = loop.call_later(0.02, drip)
+
+        dripping = loop.call_soon(drip)
+        # What drips would take longer than a test may; no two bytes are that far apart.
         with pytest.raises(TimedOut) as caught:
-            await conn.recv_exactly(10, timeout=0.28)
-        assert caught.value.bytes_done == len(conn.unread) < 10
-        assert await conn.recv_exactly(10, timeout=math.inf) == b"x" * 10
+            await conn.recv_exactly(10_000, timeout=0.15)
+        assert caught.value.bytes_done == len(conn.unread) > 1
+        dripping.cancel()
+        assert await conn.recv_exactly(sent, timeout=math.inf) == b"x" * sent
 
     run(scenario)
 
@@ -316,7 +325,7 @@ def test_sends_go_out_whole_in_the_order_they_were_called(pair: Pair, run: Run) 
         lease = leased()
         conn = AsyncConnection(pair[0], **lease)
         sends = [asyncio.ensure_future(conn.send(bytes([n]) * 100_000)) for n in range(8)]
-        got = asyncio.ensure_future(in_thread(lambda: reads_all(pair[1])))
+        got = asyncio.ensure_future(in_thread(lambda: reads_all_and_ends(pair[1])))
         await asyncio.gather(*sends)
         await conn.send(bytearray(b"more"))
         await conn.send(memoryview(b"\x01\x00\x02\x00").cast("H"))
@@ -348,7 +357,7 @@ def test_after_a_timeout_a_send_goes_on_with_its_first_unsent_byte(pair: Pair, r
         progress = []
         while True:
             try:
-                await conn.send(BIG, timeout=0.02)
+                await conn.send(BIG, timeout=0.005)
             except TimedOut as error:
                 progress.append(error.bytes_done)
                 got += pair[1].recv(1 << 18)
@@ -460,11 +469,17 @@ def test_close_gives_the_peer_all_and_eof_though_it_is_still_sending(pair: Pair,
         flood = threading.Thread(target=pair[1].sendall, args=[BIG])
         flood.start()
         await conn.recv(1)
-        got = asyncio.ensure_future(in_thread(lambda: reads_all(pair[1])))
+
+        def read() -> bytes:
+            data = reads_all(pair[1])
+            flood.join()
+            pair[1].shutdown(socket.SHUT_WR)
+            return data
+
+        got = asyncio.ensure_future(in_thread(read))
         await conn.send(BIG)
         await conn.close()
         assert await got == BIG
-        flood.join()
         assert row_of(conn).ended == "closed"
         assert conn.fileno() == -1
 
@@ -476,7 +491,7 @@ def test_close_sends_what_is_queued_first(pair: Pair, run: Run) -> None:
         conn = AsyncConnection(pair[0])
         send = asyncio.ensure_future(conn.send(BIG))
         await asyncio.sleep(0)
-        got = asyncio.ensure_future(in_thread(lambda: reads_all(pair[1])))
+        got = asyncio.ensure_future(in_thread(lambda: reads_all_and_ends(pair[1])))
         await conn.close()
         await send
         assert await got == BIG
@@ -489,7 +504,7 @@ def test_close_is_bounded_though_the_peer_does_not_read(pair: Pair, run: Run) ->
         conn = AsyncConnection(pair[0])
         send = asyncio.ensure_future(conn.send(BIG))
         await asyncio.sleep(0)
-        await conn.close(linger=0.3)
+        await conn.close(linger=0.1)
         with pytest.raises(Closed):
             await send
 
@@ -500,7 +515,7 @@ def test_close_is_bounded_though_the_peer_never_stops(pair: Pair, run: Run) -> N
     async def scenario() -> None:
         conn = AsyncConnection(pair[0])
         with Flooding(pair[1]) as flooding:
-            await conn.close(linger=0.3)
+            await conn.close(linger=0.1)
             assert await in_thread(flooding.is_cut_off)
 
     run(scenario)

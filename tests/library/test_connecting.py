@@ -113,6 +113,7 @@ def test_connect_waits_and_the_connection_has_the_mode(
         assert conn.mode == mode
         assert conn.peer == listener.text
         conn.send(b"hello")
+        conn.send_eof()
         assert accepted.recv() == b"hello"
 
 
@@ -125,6 +126,7 @@ def test_what_does_not_wait_goes_on_to_its_end(listener: Listener) -> None:
                 accepted.send(b"hello")
                 with conn.using(Timeout(5)):
                     assert conn.recv() == b"hello"
+                conn.send_eof()
         with pytest.raises(Closed, match="made already"):
             connecting.connect()
 
@@ -168,11 +170,13 @@ def test_each_form_of_address(bind: str, tmp_path: Path) -> None:
         with connect(address, timeout=5) as conn, listener.accept() as accepted:
             accepted.send(b"hello")
             assert conn.recv() == b"hello"
+            conn.send_eof()
 
 
 def test_a_host_and_a_port(listener: Listener) -> None:
     with connect(listener.sock.getsockname(), timeout=5) as conn:
         assert conn.peer == listener.text
+        conn.abort()
 
 
 @pytest.mark.parametrize("address", ["fd://3", ":7000", "host", "unix:", ("", 7000)])
@@ -247,9 +251,9 @@ def test_a_full_unix_queue_is_waited_for(tmp_path: Path) -> None:
         with Connecting(listener.text, mode=Timeout(0.05)) as connecting:
             with pytest.raises(TimedOut):
                 connecting.connect()
-            listener.accept().close()
-            connecting.connect(timeout=5).close()
-        first.close()
+            listener.accept().abort()
+            connecting.connect(timeout=5).abort()
+        first.abort()
 
 
 # Names with several addresses.
@@ -262,6 +266,7 @@ def test_the_next_address_is_tried_where_one_refuses(
     monkeypatch.setattr(socket, "getaddrinfo", name_of(("::1", unused_port()), (host, port)))
     with connect("a.example:80", timeout=5) as conn:
         assert conn.peer == listener.text
+        conn.abort()
 
 
 def test_the_next_address_is_tried_while_one_is_silent(
@@ -302,17 +307,20 @@ def test_accept_in_each_mode(listener: Listener) -> None:
         listener.accept()
     with pytest.raises(WouldBlock):
         listener.accept(timeout=0)
-    with connect(listener.text), listener.accept() as accepted:
+    with connect(listener.text) as conn, listener.accept() as accepted:
         assert accepted.mode == Blocking(), "not the listener's"
         assert accepted.listener == listener.text
-    with connect(listener.text), listener.accept(mode=Timeout(3)) as accepted:
+        conn.send_eof()
+    with connect(listener.text) as conn, listener.accept(mode=Timeout(3)) as accepted:
         assert accepted.mode == Timeout(3)
+        conn.send_eof()
 
 
 def test_accept_waits(listener: Listener) -> None:
     clients: list[Connection] = []
     thread = threading.Thread(target=lambda: clients.append(connect(listener.text)))
     thread.start()
-    listener.accept(timeout=5).close()
+    accepted = listener.accept(timeout=5)
     thread.join()
-    clients[0].close()
+    clients[0].abort()
+    accepted.abort()

@@ -336,7 +336,7 @@ def test_send_sends_all_while_the_peer_reads_slowly(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "error"), [(NonBlocking(), WouldBlock), (Timeout(0.05), TimedOut)]
+    ("mode", "error"), [(NonBlocking(), WouldBlock), (Timeout(0.005), TimedOut)]
 )
 def test_a_send_that_cannot_finish_goes_on_with_its_first_unsent_byte(
     pair: Pair, mode: Mode, error: type[WouldBlock | TimedOut]
@@ -452,11 +452,16 @@ def test_close_gives_the_peer_all_and_eof_though_it_is_still_sending(pair: Pair)
     flood.start()
     until(lambda: bool(conn.recv(1)))
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.append(reads_all(pair[1])))
+
+    def read() -> None:
+        got.append(reads_all(pair[1]))
+        flood.join()
+        pair[1].shutdown(socket.SHUT_WR)
+
+    reader = threading.Thread(target=read)
     reader.start()
     conn.send(BIG)
     conn.close()
-    flood.join()
     reader.join()
     assert got == [BIG]
     assert row_of(conn).ended == "closed"
@@ -488,7 +493,7 @@ def test_close_is_bounded_though_the_peer_never_stops(pair: Pair) -> None:
     """It gives up after a while, and cuts the peer off."""
     conn = Connection(pair[0])
     with Flooding(pair[1]) as flooding:
-        conn.close(linger=0.3)
+        conn.close(linger=0.1)
         assert flooding.is_cut_off()
 
 

@@ -206,7 +206,7 @@ def test_it_may_have_passed_when_the_worker_gets_it(pair: Pair, run: Run) -> Non
     lease = {"deadline": time.monotonic()}
     other, peer = socket.socketpair()
     conn = Connection(other, **accepted(**lease))
-    with peer, conn, pytest.raises(Closed, match=PASSED):
+    with conn, peer, pytest.raises(Closed, match=PASSED):
         conn.recv()
 
     async def scenario() -> None:

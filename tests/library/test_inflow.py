@@ -19,8 +19,10 @@ from tests.library.conftest import Pair, Run
 
 RATE = 100_000
 #: Beyond what may come at once: for so long the last byte must wait.
-LONG = 0.5
+LONG = 0.2
 DATA = bytes(range(256)) * ((RATE + int(LONG * RATE)) // 256)
+#: So many bytes would take longer than a test may.
+MUCH = 1_000_000
 #: What is received for nothing: the first second's worth, and one helping.
 FREE = RATE + RATE // 20
 
@@ -31,11 +33,12 @@ def limited(**fields: Any) -> Leased:
 
 @pytest.fixture
 def sending(pair: Pair) -> Iterator[socket.socket]:
-    """The peer, which sends DATA; returns its end."""
+    """The peer, which sends DATA, and as much again up to MUCH; returns its end."""
 
     def send() -> None:
         with suppress(OSError):  # the test is over before it has gone
-            pair[1].sendall(DATA)
+            for _ in range(MUCH // len(DATA) + 1):
+                pair[1].sendall(DATA)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -79,7 +82,7 @@ def test_the_least_rate_is_a_byte() -> None:
 def receive(conn: Connection, count: int) -> bytes:
     data = b""
     while len(data) < count:
-        data += conn.recv()
+        data += conn.recv(count - len(data))
     return data
 
 
@@ -98,14 +101,14 @@ def test_limits_and_orders_hold_while_it_waits(pair: Pair, drain_signal: FakeDra
     )
     began = time.monotonic()
     with pytest.raises(TimedOut):
-        conn.recv_exactly(len(DATA), timeout=0.1)
+        conn.recv_exactly(MUCH, timeout=0.1)
     with pytest.raises(WouldBlock):
-        conn.recv_exactly(len(DATA), timeout=0)
+        conn.recv_exactly(MUCH, timeout=0)
     threading.Timer(0.1, drain_signal.give, (order_to("move"),)).start()
     conn.commit()
     with pytest.raises(Detached):
-        receive(conn, len(DATA))
-    assert time.monotonic() - began < LONG
+        receive(conn, MUCH)
+    assert time.monotonic() - began < (MUCH - FREE) / RATE
     left = conn.hand_over()
     assert began + 1 < left.inflow_full_at < time.monotonic() + 1.1
     heir = Connection(left.sock, **limited(inflow_full_at=left.inflow_full_at + 60))
@@ -131,9 +134,9 @@ def test_a_task_waits(pair: Pair, run: Run) -> None:
         began = time.monotonic()
         data = b""
         with pytest.raises(TimedOut):
-            await conn.recv_exactly(len(DATA), timeout=0.1)
+            await conn.recv_exactly(len(DATA), timeout=0.05)
         while len(data) < len(DATA):
-            data += await conn.recv()
+            data += await conn.recv(len(DATA) - len(data))
         assert data == DATA
         assert time.monotonic() - began >= LONG - 0.1
         await conn.abort()

@@ -13,7 +13,7 @@ from socketkeep import Connection, HandlerError, LimitExceeded, publish, push
 @pytest.fixture
 def conn() -> Iterator[Connection]:
     ours, theirs = socket.socketpair()
-    with theirs, Connection(ours) as made:
+    with Connection(ours) as made, theirs:
         yield made
 
 
@@ -71,7 +71,7 @@ def test_there_are_bounds(conn: Connection) -> None:
 
 
 def test_one_that_is_over_is_called_nothing(conn: Connection) -> None:
-    conn.close()
+    conn.close(linger=0)
     with pytest.raises(OSError, match="name"):
         conn.name = "late"
 

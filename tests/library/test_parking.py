@@ -22,7 +22,7 @@ from tests.harness.seam import FakeDrainSignal, Leased, be_handler_of, leased, o
 from tests.library.conftest import Pair, Run, until
 from tests.library.test_seam import exactly
 
-SOON = 0.05
+SOON = 0.02
 
 
 def parking(**fields: object) -> Leased:
@@ -122,8 +122,8 @@ def test_a_limit_of_the_handlers_comes_first(pair: Pair) -> None:
 
 
 def test_the_peers_end_is_no_wait(pair: Pair) -> None:
-    conn = Connection(pair[0], **parking())
-    threading.Timer(SOON / 2, pair[1].close).start()
+    conn = Connection(pair[0], **parking(park_after=60))
+    threading.Timer(SOON, pair[1].close).start()
     assert conn.recv() == b""
 
 
@@ -331,7 +331,7 @@ def test_a_busy_task_is_not_parked_and_has_one_timer(pair: Pair, run: Run) -> No
         loop = asyncio.get_running_loop()
         timers = []
         for _ in range(8):
-            loop.call_later(SOON, pair[1].sendall, b"x\n")
+            loop.call_later(0.05, pair[1].sendall, b"x\n")
             assert await anext(lines) == b"x"
             timers.append(conn._check_timer)
         assert 1 < len(set(timers)) < 6, "moved on when it fires, and not with each wait"

@@ -121,6 +121,7 @@ async def test_it_sends_and_commits(kind: str, net: str, redeliver: bool) -> Non
         assert peer.recv(10, socket.MSG_WAITALL | socket.MSG_DONTWAIT) == b"1\n2\n"
         await done(conn.reply(b""))
         assert (conn.state, shelf.state) == (None, None)
+        peer.close()
         await done(conn.close())
 
 
@@ -245,7 +246,7 @@ def test_a_record_with_a_connection_that_has_no_totals_is_not_believed() -> None
     ours, peer = unix_pair()
     shelf = Shelf()
     shelf.put(None, reply_record(0, 0, 0, b"x"))
-    with peer, Connection(ours, **next_lease(shelf)) as conn:
+    with Connection(ours, **next_lease(shelf)) as conn, peer:
         peer.close()
         with pytest.raises(ValueError, match="no totals"):
             conn.complete_reply()

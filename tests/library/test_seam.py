@@ -22,6 +22,8 @@ from tests.harness.seam import (
 from tests.library.conftest import Pair, until
 
 MOVE = order_to("move", 3600)
+#: Seconds between two looks at an order that is not obeyed yet; 1 where no test makes it less.
+LOOK_AGAIN = "socketkeep._stream._connection._LOOK_AGAIN"
 
 
 def ordered(drain_signal: FakeDrainSignal, how: How = "move", **fields: object) -> Leased:
@@ -118,8 +120,9 @@ def test_its_turn_comes_well_before_the_deadline(
 
 
 def test_while_it_waits_for_its_turn_the_server_may_stop(
-    tcp: Pair, drain_signal: FakeDrainSignal
+    tcp: Pair, drain_signal: FakeDrainSignal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(LOOK_AGAIN, 0.1)
     ours, _ = tcp
     conn = Connection(ours, **assigned(drain_signal, turn=60))
     drain_signal.give(MOVE)
@@ -218,8 +221,11 @@ def test_close_ends_a_clean_connection_that_waits(
         conn.recv()
 
 
-def test_a_drain_becomes_a_stop(pair: Pair, drain_signal: FakeDrainSignal) -> None:
+def test_a_drain_becomes_a_stop(
+    pair: Pair, drain_signal: FakeDrainSignal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second order is seen though the receive no longer polls the wake descriptor."""
+    monkeypatch.setattr(LOOK_AGAIN, 0.1)
     ours, _ = pair
     conn = Connection(ours, **ordered(drain_signal, "finish"))
     threading.Timer(0.05, lambda: drain_signal.give(order_to("close"))).start()
@@ -260,12 +266,12 @@ def test_idle_for_too_long(pair: Pair, drain_signal: FakeDrainSignal) -> None:
 
 def test_a_push_keeps_an_idle_connection(pair: Pair, drain_signal: FakeDrainSignal) -> None:
     ours, _ = pair
-    conn = Connection(ours, **assigned(drain_signal, idle_timeout=0.8))
+    conn = Connection(ours, **assigned(drain_signal, idle_timeout=0.5))
     started = time.monotonic()
-    threading.Timer(0.3, conn.send, [b"push"]).start()
+    threading.Timer(0.1, conn.send, [b"push"]).start()
     with pytest.raises(Closed, match="idle"):
         conn.recv()
-    assert time.monotonic() - started > 1.0
+    assert time.monotonic() - started > 0.59
 
 
 def test_a_push_leaves_the_point_safe(pair: Pair, drain_signal: FakeDrainSignal) -> None:

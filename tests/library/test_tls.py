@@ -312,7 +312,7 @@ def test_a_certificate_that_is_not_trusted(pair: Pair, pool: ThreadPoolExecutor)
         served.result(5)
     with pytest.raises(TlsFailure):
         ours.recv()
-    ours.close()
+    ours.close(linger=0)
     theirs.close()
 
 
@@ -326,7 +326,7 @@ def test_the_name_is_checked(pair: Pair, pool: ThreadPoolExecutor) -> None:
         theirs.start_tls(CLIENT, server_hostname="other.example")
     with pytest.raises(TlsFailure):
         served.result(5)
-    ours.close()
+    ours.close(linger=0)
     theirs.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Protocol
@@ -83,6 +84,8 @@ def serve(factory: type[Made], body: Body, **lease: Any) -> None:
         try:
             with peer:
                 await body(conn, peer, serving)
+                with contextlib.suppress(OSError):  # it may have ended already
+                    peer.shutdown(socket.SHUT_WR)
                 factory.made.transport.close()
                 await asyncio.gather(serving, return_exceptions=True)
         finally:
@@ -188,7 +191,9 @@ def test_who_is_busy_is_asked_again_when_it_has_answered() -> None:
     serve(Keeps, body)
 
 
-def test_a_detach_that_fails_ends_its_connection() -> None:
+def test_a_detach_that_fails_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socketkeep._stream._closing.QUIET", 0.1)
+
     class Broken(Keeps):
         def detach(self) -> object:
             raise RuntimeError("no state")

@@ -151,7 +151,7 @@ def test_a_file_that_reads_ahead_is_refused_where_it_would_be_lost(ends: Ends) -
 def test_text_and_both_directions_where_nothing_moves() -> None:
     ours, peer = socket.socketpair()
     view = ConnectionSocket(Connection(ours))
-    with peer, view.conn:
+    with view.conn, peer:
         peer.sendall(b"a line\nanother\n")
         assert view.makefile().readline() == "a line\n"
         both = view.makefile("rwb")
@@ -173,7 +173,7 @@ def test_text_and_both_directions_where_nothing_moves() -> None:
 )
 def test_names_are_those_of_sockets(text: str, name: object, family: socket.AddressFamily) -> None:
     ours, peer = socket.socketpair()
-    with peer, Connection(ours, **leased(peer=text)) as conn:
+    with Connection(ours, **leased(peer=text)) as conn, peer:
         view = ConnectionSocket(conn)
         assert view.getpeername() == name
         assert view.family is family

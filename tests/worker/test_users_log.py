@@ -388,7 +388,7 @@ def test_the_fields_are_of_the_connection_whose_handler_runs() -> None:
     assert contextvars.Context().run(log_fields) == {}
     outside = log_fields()  # tests before may have been handlers
     ours, theirs = socket.socketpair()
-    with theirs, Connection(ours, **leased(id="1-2-3")) as conn:
+    with Connection(ours, **leased(id="1-2-3")) as conn, theirs:
         context = contextvars.copy_context()
         context.run(begin_handler, conn)
         fields = {"id": "1-2-3", "peer": conn.peer}
