@@ -18,6 +18,8 @@ ABSENT: Final = _messages.ABSENT
 KINDS: Final = sorted(_messages.TAGS)
 #: A longer payload goes in a memfd.
 LARGE: Final = _passing.PAYLOAD_LIMIT
+send_packet: Final = _passing.send
+receive_packet: Final = _passing.receive
 SEALS: Final = _passing._SEALS
 CHANNEL_CLOSED: Final = _channel.ChannelClosed
 #: What who is wary raises of what is no message.

@@ -19,6 +19,11 @@ from array import array
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from socketkeep import _native
+from socketkeep._base._originals import Socket
+
+_core: Final = _native.core  # of a class of its own, a socket may do more than send and receive
+
 #: A message up to this size needs no memfd.
 #: Well under the smallest send buffer in use (net.core.wmem_default, 212,992 bytes): several such
 #: packets fit, so that a short pause of the reader does not stop the writer.
@@ -79,12 +84,18 @@ class Received(NamedTuple):
 
 def send(sock: socket.socket, payload: bytes, descriptors: Sequence[int] = ()) -> int:
     """Send what there is room for now, the descriptors with its first byte; return how much."""
+    if _core is not None and type(sock) is Socket:
+        sent: int = _core.send_packet(sock, payload, descriptors)
+        return sent
     rights = ((_SOCKET_LEVEL, _RIGHTS, array("i", descriptors)),) if descriptors else ()
     return sock.sendmsg((payload,), rights, _SEND_FLAGS)
 
 
 def receive(sock: socket.socket, size: int = PAYLOAD_LIMIT) -> Received:
     """Receive a packet, or up to `size` bytes of a stream.  Raises BlockingIOError."""
+    if _core is not None and type(sock) is Socket:
+        received: Received = _core.receive_packet(Received, sock, size)
+        return received
     data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, _RECEIVE_FLAGS)
     if not ancillary:
         return Received(data, [], bool(flags & _TRUNCATED))
@@ -123,7 +134,7 @@ class TooLarge(Unfit):
     """It is a memfd as it should be, and holds more than the receiver takes."""
 
 
-def unpack(received: Received, most: int = sys.maxsize) -> bytes | memoryview | None:
+def unpack(received: Received, most: int = sys.maxsize) -> bytes | None:
     """Return the message, and take its memfd out of the descriptors.
 
     None when the memfd is among the descriptors that did not arrive.  Raises Unfit when it is no
@@ -131,7 +142,7 @@ def unpack(received: Received, most: int = sys.maxsize) -> bytes | memoryview | 
     the other descriptors still are the receiver's.
     """
     if not in_memfd(received.data):
-        return memoryview(received.data)[1:]
+        return received.data[1:]
     if received.truncated:
         return None
     if not received.descriptors:

@@ -1,7 +1,9 @@
 # Each name is the twin, in C, of one in Python.
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+_Packet = TypeVar("_Packet")
 
 def look(
     pids: Sequence[int],
@@ -14,6 +16,8 @@ def look(
 def trim() -> bool: ...
 def withholdable(hook: Any, kind: str, /) -> Any: ...
 def accept(listener: int, /) -> tuple[int, str | bytes] | None: ...
+def send_packet(sock: Any, payload: bytes, descriptors: Sequence[int] = (), /) -> int: ...
+def receive_packet(kind: type[_Packet], sock: Any, size: int = ..., /) -> _Packet: ...
 def speak_with_openssl(library: str, place: int, /) -> bool: ...
 
 class ReceiveBuffer:

@@ -26,6 +26,9 @@ enum {
 /* So many receives in a row may wait for nothing, and one that brings so many bytes is as all of them. */
 enum { HELPINGS = 8, LARGE_HELPING = 16384 };
 
+/* `PAYLOAD_LIMIT` of `_base/_passing.py`: the longest packet but for messages of users. */
+enum { PACKET_SIZE = 32 * 1024 + 1 };
+
 /* How many awaitables are kept to be used again. */
 enum { SPARE = 32 };
 
@@ -56,6 +59,7 @@ typedef struct {
     PyTypeObject *sockets; /* a class whose `fileno` is the C function that follows; NULL before the first */
     PyCFunction fileno;
     PyObject *names[NAMES];
+    char packet[PACKET_SIZE]; /* last: what is not used of it is not touched */
 } State;
 
 extern struct PyModuleDef core_module;
@@ -170,6 +174,10 @@ int ledger_store(Ledger *ledger, int word, uint64_t value);
 
 /* Have the record, which is memory, be at another place of the same memory. */
 void ledger_use(PyObject *ledger, uint64_t *words);
+
+/* passing.c */
+PyObject *passing_send(PyObject *module, PyObject *const *args, Py_ssize_t given);
+PyObject *passing_receive(PyObject *module, PyObject *const *args, Py_ssize_t given);
 
 /* door.c */
 PyObject *door_accept(PyObject *module, PyObject *listener);

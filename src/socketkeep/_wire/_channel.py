@@ -11,7 +11,8 @@ import select
 import socket
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from socketkeep._base import _log, _passing
 from socketkeep._wire._messages import (
@@ -51,7 +52,8 @@ class Garbled(Exception):
     """The bytes that arrived are no message, of this version or of a later one."""
 
 
-class Packet(NamedTuple):
+@dataclass(slots=True)
+class Packet:
     """A message as it was received.
 
     `descriptors` are those of the message's that nobody has taken yet.  `truncated` tells that the
@@ -192,7 +194,8 @@ class Channel:
             except BaseException:
                 rest.close()
                 raise
-            return Packet(message, received.descriptors, received.truncated)
+            rest.message = message
+            return rest
         return None
 
     @property
