@@ -158,7 +158,7 @@ def casts(times: int) -> None:
                 if number % 2:
                     entry.conn.close(linger=0)
                 entry.sock.close()
-                door.roster.settle(entry)
+                door.settlement.settle(entry)
 
 
 def attaches(times: int) -> None:
@@ -175,7 +175,7 @@ def attaches(times: int) -> None:
                 assert compiled is None or isinstance(entry.conn, Connection)
                 entry.sock.close()
                 Row(entry.record).ended = "closed"
-                door.roster.settle(entry)
+                door.settlement.settle(entry)
             place.peers.remove(peer)
             peer.close()
 

@@ -23,7 +23,7 @@ from socketkeep._worker import (
     _hooked,
     _reactor,
     _roster,
-    _sync,
+    _settlement,
     _template,
 )
 from tests.harness.configuration import Model, configured
@@ -33,7 +33,7 @@ from tests.wire.sending import bare, ends_of_a_channel, kind_of, message, send_w
 
 BOOT = 0xB007
 #: So many connections a sync worker accepts before it looks at its orders.
-IN_A_ROW = _sync.IN_A_ROW
+IN_A_ROW = 8
 
 
 @dataclass
@@ -64,6 +64,10 @@ class Place:
     def roster(self) -> _roster.Roster:
         """Return a roster of the worker's connections."""
         return _roster.Roster(self.environment, None)
+
+    def settlement(self) -> _settlement.Settlement:
+        """Return what settles their ends."""
+        return _settlement.Settlement(self.environment)
 
     def run(self) -> None:
         """Be the worker, to its end."""
@@ -131,6 +135,7 @@ class CastingDoor:
         self, place: Place, make: Callable[[Any], None], *, listener: int = 0, owned: bool = True
     ) -> None:
         self.roster = place.roster()
+        self.settlement = place.settlement()
         self.listener = place.environment.doors[listener]
         self._door = _accepting.Door(self.listener, listener)
         self.make = make

@@ -136,7 +136,7 @@ def test_all_is_as_if_python_had_made_it(model: Model, handler: Any) -> None:
         for entry in (made, cast):
             assert isinstance(entry.conn, Connection)
             entry.conn.close(linger=0)
-            scene.roster.settle(entry)
+            scene.settlement.settle(entry)
         assert counted(board, "open") == 0
 
 
@@ -227,7 +227,7 @@ def test_what_is_given_is_as_if_python_had_made_it(
         assert ref(cast.conn) in told_of_forks()
         for entry in (made, cast):
             entry.conn.close(linger=0)
-            scene.roster.settle(entry)
+            scene.settlement.settle(entry)
         assert counted(scene.place.board, "open") == 0
 
 

@@ -157,7 +157,7 @@ def test_settled(place: Place, sock: socket.socket) -> None:
     roster = place.roster()
     entry = accepted(roster, sock)
     Row(entry.record).ended = "reset"
-    roster.settle(entry)
+    place.settlement().settle(entry)
     assert counted(place.board, "open") == 0
     assert counters(place) == {"accepted": 1, "reset": 1}
     assert accepted(roster, sock).lease.id == "b007-9-2", "a number is never used again"
@@ -170,7 +170,7 @@ def test_the_access_log(place: Place, sock: socket.socket, log: Lines) -> None:
     Row(entry.record).bytes_out = 12
     Row(entry.record).ended = "closed"
     entry.why = "the handler ended it"
-    roster.log_end(entry)
+    place.settlement().log_end(entry)
     fields = log.fields("connection")
     duration = fields.pop("duration")
     assert isinstance(duration, float)
@@ -190,7 +190,7 @@ def test_a_move_is_no_end_but_at_debug(place: Place, sock: socket.socket, log: L
     roster = place.roster()
     entry = accepted(roster, sock)
     Row(entry.record).ended = "detached"
-    roster.log_end(entry)
+    place.settlement().log_end(entry)
     (line,) = log.records
     assert (line.levelname, line.getMessage()) == ("DEBUG", "connection")
 
@@ -248,6 +248,6 @@ def test_what_cannot_be_served_is_closed(place: Place) -> None:
         entry = accepted(roster, ours)
         roster.cannot_serve(entry, LookupError("a bug"))
         assert theirs.recv(1) == b""
-        roster.settle(entry)
+        place.settlement().settle(entry)
     assert counted(place.board, "open") == 0
     assert counters(place) == {"accepted": 1, "closed": 1, "unserved": 1}

@@ -59,6 +59,7 @@ from socketkeep._worker._reactor import make_reactor
 from socketkeep._worker._ready import tell_ready_async
 from socketkeep._worker._roster import Roster
 from socketkeep._worker._runaways import ENOUGH, Runaways
+from socketkeep._worker._settlement import Settlement
 from socketkeep._worker._target import check_replaced
 
 #: How many connections one readiness of a listener may bring, before the handlers of those get
@@ -145,6 +146,7 @@ class AsyncWorker:
         self._environment = environment
         self._channel = environment.channel
         self.roster = Roster(environment, drain_signal=None)
+        self._settlement = Settlement(environment)
         # A receive that waits is woken by its connection's end, and is then refused for the first
         # time.
         self.roster.refusals = Runaways(environment, self._give_up, spared=1)
@@ -510,7 +512,7 @@ class AsyncWorker:
             note_exception(error, conn, entry)
         finally:
             if self._access_log:
-                self.roster.log_end(entry)
+                self._settlement.log_end(entry)
             self._settle(entry)
 
     def _give_up(self, conn: Shell, linger: float = LINGER) -> None:
@@ -531,7 +533,7 @@ class AsyncWorker:
         self._serving.pop(entry, None)
         if entry.hooks.registered:
             self._post.left(entry.lease.id)
-        self.roster.settle(entry)
+        self._settlement.settle(entry)
         if self._accepting:
             self._standing.show(self._open)
             return
@@ -578,7 +580,7 @@ class AsyncWorker:
         if entry.hooks.registered:
             self._post.left(entry.lease.id)
         if not handoff.parked:
-            self.roster.log_end(entry)
+            self._settlement.log_end(entry)
         self._departures.offer(entry, handoff)
 
     def _serve_on(self, entry: Entry, handoff: Handoff) -> None:

@@ -336,7 +336,7 @@ class ForkModel:
         entry = self._loop.roster.entered(row, self._nobodys, *self._told(row))
         ended = os.waitid_result((pid, 0, int(signal.SIGCHLD), status, code))
         self._take_in(entry, pid, ended)
-        self._loop.roster.settle(entry)
+        self._loop.settlement.settle(entry)
 
     def _told(self, row: int) -> tuple[int, str]:
         board = self._loop.environment.scoreboard
@@ -360,7 +360,7 @@ class ForkModel:
         else:
             died = ended.si_status != 0
         if end == record.NOT_YET or (died and end == record.DETACHED):
-            self._loop.roster.orphan(entry)
+            self._loop.settlement.orphan(entry)
         if died:
             _log.warning(
                 "process of a connection died",

@@ -43,6 +43,7 @@ from socketkeep._worker._process import end_forked
 from socketkeep._worker._ready import tell_ready
 from socketkeep._worker._roster import TURN, Roster
 from socketkeep._worker._runaways import Runaways
+from socketkeep._worker._settlement import Settlement
 
 #: So many connections are served before the loop looks at all else again, and so often one more is
 #: looked for where none had been in the queue.
@@ -118,6 +119,7 @@ class SyncLoop:
         wake_fd = -1 if environment.model == "prefork" else self._model.drain_signal.wake_fd
         self.notice_delivery = NoticeDelivery(self.notices, environment.scoreboard, wake_fd)
         self.roster = Roster(environment, self._model.drain_signal)
+        self.settlement = Settlement(environment)
         self.roster.refusals = Runaways(environment, self._model.give_up)
         self.roster.registrar = self.post
         self._model.take_over()
@@ -231,7 +233,7 @@ class SyncLoop:
             )
             entry.record[record.ENDED] = Ended.DETACHED
             _hand_over(self, entry, handoff)
-            self.roster.settle(entry)
+            self.settlement.settle(entry)
         self._attached.clear()
         while self.lingering:
             for fd in self.gate.wait(self.lingering.patience(None)):
@@ -242,7 +244,7 @@ class SyncLoop:
         """A connection has ended: count it and free its seat."""
         self.open -= 1
         self._in_a_row = 0
-        self.roster.settle(entry)
+        self.settlement.settle(entry)
         if self.lingering.added:
             self.lingering.begin()
 
@@ -330,7 +332,7 @@ class SyncLoop:
             taken = False
         if not taken:
             self.roster.refuse_waiting(entry)
-        self.roster.settle(entry)
+        self.settlement.settle(entry)
 
     # For the link to the keeper.
 
@@ -433,7 +435,7 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: LingeringCloses | None 
             ended = finish(loop, entry, conn, lingering)
     except Exception as error:
         loop.roster.cannot_serve(entry, error)
-        loop.roster.log_end(entry)
+        loop.settlement.log_end(entry)
 
 
 def end_handler(
@@ -451,7 +453,7 @@ def end_handler(
             return
     except Exception as failure:
         loop.roster.cannot_serve(entry, failure)
-        loop.roster.log_end(entry)
+        loop.settlement.log_end(entry)
     else:
         run_handler(loop, entry)
 
@@ -487,7 +489,7 @@ def finish(
         if handoff.parked:
             return True  # that is no end, and comes too often to be told
     if logs:
-        loop.roster.log_end(entry)
+        loop.settlement.log_end(entry)
     return True
 
 
