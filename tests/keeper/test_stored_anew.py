@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from tests.keeper.bench import Bench, is_alive
@@ -76,6 +77,27 @@ def test_a_row_tells_until_another_guard_has_the_handoff(
     store.begun()
     assert served.record.epoch == 0
     assert manager.sent == []
+
+
+def test_a_handoff_of_what_is_on_its_way_is_of_the_lease_before(
+    storing: tuple[Bench, ServiceManager],
+) -> None:
+    """Whoever has read it by now may have served: its row is to be the later one."""
+    bench, manager = storing
+    (worker,) = bench.start()
+    _, served = bench.kept(worker)
+    killed(bench, served, worker)
+    (heir,) = successors(bench)
+    assert heir.arrived[0][0].epoch == 2
+    (held,) = bench.keeper.connections.connection_table
+    assert (held.ownership.epoch, held.ownership.worker) == (2, heir.serial)
+    store = manager.store(bench.reactor)
+    store.gather()
+    bench.keeper.store_anew(store, connections=True)
+    memfd = store.gathered[f"socketkeep.parcel.{served.id}.2"]
+    handoff = msgspec.msgpack.decode(os.pread(memfd, 10_000, 0))
+    assert (handoff["epoch"], handoff["state"], handoff["worker"]) == (1, "moving", None)
+    store.begun()
 
 
 def test_who_waits_for_one_that_has_gone_is_called(storing: tuple[Bench, ServiceManager]) -> None:

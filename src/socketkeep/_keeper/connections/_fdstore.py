@@ -377,8 +377,11 @@ class FdStore:
             held.parcel_as = 0
 
     def _store_handoff(self, held: HeldConnection, epoch: int) -> None:
-        handoff = msgspec.msgpack.encode(held.snapshot(_as_is))
-        if self._store_data(held, f"{HANDOFF}{held.id}.{epoch}", handoff):
+        handoff = held.snapshot(_as_is)
+        # The row of a worker that it has been sent to is to count, as soon as there is one.
+        handoff.epoch, handoff.worker = held.ownership.given_up_at, None
+        data = msgspec.msgpack.encode(handoff)
+        if self._store_data(held, f"{HANDOFF}{held.id}.{epoch}", data):
             held.parcel_as = epoch
 
     def _store_header(self, held: HeldConnection, epoch: int) -> None:

@@ -138,6 +138,11 @@ class Ownership:
         """The epoch of the next lease."""
         return self.epoch % LAST_EPOCH + 1
 
+    @property
+    def given_up_at(self) -> int:
+        """The epoch of the last lease that was given up: while it is on its way, the one before."""
+        return self.epoch if self.worker is None else (self.epoch - 2) % LAST_EPOCH + 1
+
     def attached(self, epoch: int) -> None:
         """The worker of `epoch` holds it.  Raises Stale."""
         self._require_assigned()
