@@ -40,6 +40,8 @@
 #define JUDGES_LIVING 11  /* the next keeper takes workers that live for dead */
 #define DROPS_UNSAID 12   /* a worker lets go of what it cannot say that it has */
 #define FREES_EARLY 13    /* a dead worker's row is freed before another has the connection */
+#define BEGINS_EMPTY 14   /* another guard holds nothing yet when the keeper says that it is guarded */
+#define DATES_LATE 15     /* another guard has the handoff as of a lease that is only on its way */
 #define MUTANT mutant
 byte mutant;  /* which one this is, by the environment variable MUTANT; 0: none */
 
@@ -70,13 +72,15 @@ bool row_clean[WORKERS];
 /* The guard, and what it has of the connection. */
 bool guard_alive = true, stored, vowed, handoff_parked;  /* vowed: the keeper was told that it is stored */
 byte handoff;  /* its epoch; 0: there is none */
+bool late;  /* it is of an epoch that it should not be of */
 
 /* Keepers, one after another; only the last one can be alive. */
 byte keepers = 1;
 bool keeps[KEEPERS + 1];  /* it is alive */
 bool holds[KEEPERS + 1];  /* it has a handle */
 
-byte worker_deaths = WORKER_DEATHS, guard_deaths = GUARD_DEATHS;
+/* How often these die, and how often the connection is given: by environment variables, too. */
+byte worker_deaths = WORKER_DEATHS, guard_deaths = GUARD_DEATHS, last_epoch = LAST_EPOCH;
 
 mtype:where where_is[KEEPERS + 1];  /* the connection, as each knows it */
 #define state where_is[me]
@@ -344,6 +348,25 @@ inline store_handle() {
     fi
 }
 
+inline store_anew() {
+    if
+    :: holds[me] && state != closing ->
+        store_handle();
+        if
+        :: state == moving || state == parked ->
+            store_handoff();
+            late = (MUTANT == DATES_LATE && who != NOBODY);
+            if
+            :: who != NOBODY && !late -> handoff--  /* of the lease before the one on its way */
+            :: else
+            fi;
+            free_row()
+        :: else
+        fi
+    :: else
+    fi
+}
+
 /* What is said of it while no worker has it. */
 inline store_handoff() {
     if
@@ -369,7 +392,7 @@ inline store_handoff() {
                 NEXT_IS(seen_reaped, n) -> \
         reaped[n] = true; from = n }; goto reap
 #define GIVE(n) \
-    :: atomic { runs && state == moving && who == NOBODY && epoch < LAST_EPOCH && \
+    :: atomic { runs && state == moving && who == NOBODY && epoch < last_epoch && \
                 boss[n] == me && !reaped[n] && len(to_worker[n]) < 3 && NEXT_IS(seen_attach, n) -> \
         step(ASSIGNED); epoch++; who = n; \
         if \
@@ -425,6 +448,7 @@ proctype Keeper(byte me) {
             by_row = !handoff || (MUTANT != IGNORES_EPOCHS && (number > handoff ||
                 (alive[who] && (row_ended[who] == live || row_ended[who] == gone))))
         fi;
+        assert(by_row || !stored || !late || number < handoff);  /* none has served it since */
         if
         :: !stored -> who = NOBODY
         :: stored && !by_row ->
@@ -478,6 +502,10 @@ ready:
     :: atomic { runs && FREE && state == moving && who == NOBODY -> step(EXPIRED) }
     :: atomic { runs && FREE && state == moving && who == NOBODY -> step(STOPPED) }
     :: atomic { runs && state == closing -> step(DRAINED); end_it(); forget() }
+    /* The guard has died: another one begins with all that is kept. */
+    :: atomic { runs && !guard_alive && MUTANT != BEGINS_EMPTY -> guard_alive = true; store_anew() }
+    :: atomic { runs && !guard_alive && MUTANT == BEGINS_EMPTY -> guard_alive = true; vowed = holds[me] };
+        atomic { runs -> store_anew() }
     od;
 
 hear:
@@ -688,7 +716,12 @@ init {
             }
         };
 #endif
-        c_code { now.mutant = getenv("MUTANT") ? atoi(getenv("MUTANT")) : 0; };
+        c_code {
+            if (getenv("MUTANT")) now.mutant = atoi(getenv("MUTANT"));
+            if (getenv("WORKER_DEATHS")) now.worker_deaths = atoi(getenv("WORKER_DEATHS"));
+            if (getenv("GUARD_DEATHS")) now.guard_deaths = atoi(getenv("GUARD_DEATHS"));
+            if (getenv("LAST_EPOCH")) now.last_epoch = atoi(getenv("LAST_EPOCH"));
+        };
         for (n : 0 .. WORKERS - 1) { row_ended[n] = free; does[n] = nothing };
         for (n : 0 .. KEEPERS) { where_is[n] = unknown };
         keeps[1] = true;
