@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.harness import Server, connect, read_reply
 from tests.harness.processes import wait_exit
 
@@ -133,6 +135,59 @@ def test_processes_wait_and_are_replaced(tmp_path: Path) -> None:
                 assert count == 1
                 assert pid not in stuck
             assert ask(peer)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--access-log"], id="logged"),
+        pytest.param(["--keep", "crash"], id="kept"),
+        pytest.param(["--max-per-address", "4"], id="counted by address"),
+        pytest.param(["--bind", "127.0.0.2:0"], id="of two listeners"),
+    ],
+)
+def test_one_that_waits_serves_connections_of_each_kind(tmp_path: Path, options: list[str]) -> None:
+    with serving(tmp_path, "--spare", "1", *options) as server:
+        for _ in range(2):
+            waiting = spares(server, 1)
+            assert {served_by(server)} == waiting
+
+
+def test_those_that_wait_take_no_more_than_is_permitted(tmp_path: Path) -> None:
+    with serving(tmp_path, "--spare", "2", "--max-connections", "1") as server:
+        waiting = spares(server, 2)
+        with a_peer(server) as first, a_peer(server) as second:
+            assert ask(first)[1] in waiting
+            second.sendall(b"line\n")
+            assert ask(first)[0] == 2
+            (served,) = server.connections()
+            assert select.select([second], [], [], 0)[0] == [], "it is in the queue"
+            first.shutdown(socket.SHUT_WR)
+            assert first.recv(1) == b""
+            count, pid = map(int, read_reply(second).split())
+            assert (count, pid != served["owner"]) == (1, True)
+
+
+def test_with_the_worker_those_that_wait_are_gone(tmp_path: Path) -> None:
+    """What one of them serves goes on."""
+    with serving(tmp_path, "--spare", "1") as server:
+        (first,) = spares(server, 1)
+        with a_peer(server) as peer:
+            assert ask(peer) == (1, first)
+            (left,) = spares(server, 1)
+            pidfd = os.pidfd_open(left)
+            try:
+                (worker,) = server.workers()
+                os.kill(worker["pid"], signal.SIGKILL)
+                server.wait_event("worker exited", pid=worker["pid"])
+                assert select.select([pidfd], [], [], PATIENCE)[0], "it has left"
+            finally:
+                os.close(pidfd)
+            assert ask(peer) == (2, first)
+            server.wait_until(
+                lambda: any(each["state"] == "ready" for each in server.workers()), "it is replaced"
+            )
+            assert spares(server, 1) - {left}
 
 
 def test_a_reload_and_a_stop_end_those_that_wait(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,8 @@ from socketkeep._net._children import Child
 from socketkeep._worker._crew import Hand
 from socketkeep._worker._fork import ForkModel
 from socketkeep._worker._sync import SyncLoop
-from tests.harness.seam import Row
+from tests.harness.seam import Row, order_to
+from tests.native.cores import compiled
 from tests.worker.fakes import Place, a_place
 
 
@@ -23,9 +28,9 @@ def handle(conn: object) -> None: ...
 
 
 @contextmanager
-def a_model() -> Iterator[tuple[Place, ForkModel, SyncLoop]]:
+def a_model(**options: Any) -> Iterator[tuple[Place, ForkModel, SyncLoop]]:
     """Make a worker of the model, and its loop, which does not run."""
-    with a_place(handle, "fork") as place:
+    with a_place(handle, "fork", **options) as place:
         models: list[ForkModel] = []
 
         def build(loop: SyncLoop) -> ForkModel:
@@ -75,3 +80,37 @@ def test_a_process_whose_worker_died_in_the_middle_of_the_fork_serves_nothing() 
         with pytest.raises(BlockingIOError):
             peer.recv(1)
         accepted.close()
+
+
+@pytest.mark.skipif(compiled is None, reason="the worker forks in C")
+def test_those_that_wait_are_forked_in_a_quiet_moment_and_leave_when_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not connections: the worker is no fuller for them, but does not end before they have."""
+    with a_model(spare=2) as (_, model, loop):
+        before = children()
+
+        def poll_until(reached: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 10
+            while not reached():
+                assert time.monotonic() < deadline
+                loop.gate.poll(0.01)
+
+        poll_until(lambda: len(children() - before) == 2)
+        assert model.busy
+        victim = (children() - before).pop()
+        os.kill(victim, signal.SIGKILL)
+        poll_until(lambda: victim not in children())
+        assert [record.getMessage() for record in caplog.records] == ["waiting process died"]
+        poll_until(lambda: len(children() - before) == 2)
+        loop.link.order = order = order_to("move", 0.0)
+        model.retire(order)
+        poll_until(lambda: not model.busy)
+        assert loop.open == 0
+        assert children() == before
+
+
+def children() -> set[int]:
+    """Return the processes that this one has forked."""
+    pid = os.getpid()
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))

@@ -24,7 +24,12 @@
      are none but the worker's listeners, which are closed here then.
    - What else is registered, by `random`, by libraries, by the program, runs.
 
-   All signals are blocked meanwhile, so that no handler of Python's comes between. */
+   All signals are blocked meanwhile, so that no handler of Python's comes between.
+
+   Children that wait (`--spare`) are forked while nothing else is to be done, and have touched by then
+   what they will.  Such a child has a pair of sockets, both ends of which the worker has, too: a packet
+   brings the connection's row and descriptor, and stays for the worker where the child dies before it
+   has taken it; where the worker lets go of the pair, or dies, the child leaves. */
 
 #define _GNU_SOURCE
 
@@ -35,9 +40,11 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <structmember.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -48,10 +55,31 @@ enum { EVENTS = 64 };
 /* Nanoseconds between attempts at a pidfd while other threads have all descriptors. */
 enum { RETRY = 10000000 };
 
+/* Seconds without a connection after which those that wait are made as many as they should be: who has
+   just been given one comes first.  Where one was wanting they are at once. */
+static const double QUIET = 0.002;
+/* The same, once one could not be forked, or has died by itself: the next may, too. */
+static const double SLOWLY = 1.0;
+
+/* Seconds in which more are forked before anybody else is looked at: a client that comes again and again
+   waits once for several of them. */
+static const double AT_ONCE = 0.003;
+
+/* The row of a child that has no connection. */
+static const uint32_t NONE = UINT32_MAX;
+
 typedef struct {
     pid_t pid; /* 0: there is none */
     uint32_t row;
+    int ours, theirs; /* the ends of the pair of one that has waited; -1: there is none */
 } Child;
+
+/* A connection as a child that waits is given it, beside its descriptor. */
+typedef struct {
+    uint32_t row;
+    uint32_t listener;
+    char peer[PEER_SIZE];
+} Given;
 
 typedef struct {
     PyObject_HEAD
@@ -64,8 +92,13 @@ typedef struct {
     int children_size;
     uint32_t *rows; /* free ones */
     size_t row_count, row_room;
-    Py_ssize_t running;
-    Py_ssize_t room; /* for so many more */
+    Py_ssize_t running; /* with a connection */
+    Py_ssize_t idle;    /* without one: they wait, or are to leave */
+    Py_ssize_t room;    /* for so many more */
+    int *waiting;       /* the pidfds of those that wait, the first forked first */
+    Py_ssize_t waiting_count, waiting_room;
+    Py_ssize_t spare; /* so many are to wait */
+    double refilled_from; /* the moment from which more are forked; 0: once nothing else is to be done */
     PyObject *owners; /* as `_base/_forking.let_go_of` has them */
     PyObject *crews;
     PyObject *guarded;
@@ -84,6 +117,11 @@ typedef struct {
     PyObject *ended;
     PyObject *unforked;
     PyObject *exhausted;
+    PyObject *trials;  /* the connection that children which wait serve beforehand, if there is one */
+    PyObject *trial;   /* its handler */
+    uint64_t trial_words[ROW_WORDS]; /* its row */
+    PyObject *prepare; /* in a child that is to wait, where there is none */
+    PyObject *died;    /* while it waited */
 } Server;
 
 /* Which hooks need not know of the fork that is going on: those about threads, about sockets. */
@@ -205,10 +243,11 @@ pidfd_of(pid_t pid)
     return pidfd;
 }
 
+/* The number of a child's pidfd, which is watched from here on; -1: an error is set. */
 static int
-watch(Server *server, pid_t pid, uint32_t row)
+watch(Server *server, Child child)
 {
-    int pidfd = pidfd_of(pid);
+    int pidfd = pidfd_of(child.pid);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = pidfd};
 
     if (pidfd >= server->children_size) {
@@ -229,22 +268,35 @@ watch(Server *server, pid_t pid, uint32_t row)
         close(pidfd);
         return -1;
     }
-    server->children[pidfd] = (Child){pid, row};
-    server->running++;
-    server->room--;
-    return 0;
+    server->children[pidfd] = child;
+    return pidfd;
 }
 
 static void
+close_pair(Child *child)
+{
+    if (child->ours >= 0) {
+        close(child->ours);
+        close(child->theirs);
+        child->ours = child->theirs = -1;
+    }
+}
+
+/* In a child: close what the worker has of its other children. */
+static void
 close_children(Server *server)
 {
-    for (int pidfd = 0; server->running && pidfd < server->children_size; pidfd++) {
+    Py_ssize_t left = server->running + server->idle;
+
+    for (int pidfd = 0; left && pidfd < server->children_size; pidfd++) {
         if (server->children[pidfd].pid) {
             server->children[pidfd].pid = 0;
-            server->running--;
+            close_pair(&server->children[pidfd]);
             close(pidfd);
+            left--;
         }
     }
+    server->running = server->idle = server->waiting_count = 0;
 }
 
 /* `Mould` of `_worker/_mould.py`. */
@@ -304,13 +356,12 @@ id_in(PyObject *series, uint64_t number)
    error is set.  The entry, its hooks and the connection's ledger have one record and one lease, which
    are changed in place: another part of the same memory, another name. */
 static PyObject *
-cast(Server *server, PyObject *mould, uint32_t row, int fd)
+cast(Server *server, PyObject *mould, uint32_t row, uint64_t *words, int fd)
 {
     PyObject *entry = PyTuple_GET_ITEM(mould, MOULD_ENTRY), *conn = PyTuple_GET_ITEM(mould, MOULD_CONN);
     PyObject *lease = PyTuple_GET_ITEM(mould, MOULD_LEASE), *name, *peer, *turn, *number;
     Core *core = (Core *)PyTuple_GET_ITEM(mould, MOULD_CORE);
     int one = 1, to = (int)PyLong_AsLong(PyTuple_GET_ITEM(mould, MOULD_FD)), failed;
-    uint64_t *words = board_row(&server->board, row);
 
     if (!server->conn_gathered && find_slots(server, entry, conn) < 0) {
         return NULL;
@@ -411,12 +462,10 @@ call_handler(Server *server, PyObject *mould)
 
 /* In the child: have the connection served, and end. */
 static void
-become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t *mask)
+serve(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t *mask)
 {
     PyObject *served, *mould = PyList_GET_ITEM(server->moulds, server->newcomer.listener);
 
-    close_children(server);
-    let_go(server);
     board_served_by(&server->board, row, (uint64_t)getpid());
     if (getppid() != parent) {
         /* The worker died in the middle of the fork.  The keeper, which has reaped it, may have read
@@ -424,9 +473,11 @@ become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t 
            worker been alive here, the keeper would find this process in the row. */
         _exit(0);
     }
-    pthread_sigmask(SIG_SETMASK, mask, NULL);
+    if (mask) {
+        pthread_sigmask(SIG_SETMASK, mask, NULL);
+    }
     if (mould != Py_None && server->newcomer.peer[0]) {
-        PyObject *entry = cast(server, mould, row, fd);
+        PyObject *entry = cast(server, mould, row, board_row(&server->board, row), fd);
         served = !entry          ? NULL
                  : server->alone ? call_handler(server, mould)
                                  : PyObject_CallOneArg(server->serve_made, entry);
@@ -440,36 +491,57 @@ become_child(Server *server, uint32_t row, int fd, pid_t parent, const sigset_t 
     _exit(1); /* it does not return */
 }
 
-/* Fork a child for an accepted connection.  -1: an error is set. */
-static int
-fork_for(Server *server, uint32_t row, int fd)
+/* Fork as the official way does, with all signals blocked: the parent is to restore `mask`, and finds
+   in `code` why there is no process.  -1 with an error set: it was forbidden. */
+static pid_t
+fork_quietly(Server *server, sigset_t *mask, int *code)
 {
-    sigset_t all, mask;
-    pid_t pid, parent = getpid();
-    int code, failed = 0;
-    PyObject *given;
+    sigset_t all;
+    pid_t pid;
 
     if (PySys_Audit("os.fork", NULL) < 0) {
         return -1;
     }
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &mask);
+    pthread_sigmask(SIG_SETMASK, &all, mask);
     withheld.threads = (char)is_only_thread();
     withheld.sockets = withheld.threads && is_only_listening(server);
     PyOS_BeforeFork();
     pid = fork();
-    code = errno;
+    *code = errno;
     if (pid == 0) {
         PyOS_AfterFork_Child();
-        withheld.threads = withheld.sockets = 0;
-        become_child(server, row, fd, parent, &mask);
+    } else {
+        PyOS_AfterFork_Parent();
     }
-    PyOS_AfterFork_Parent();
     withheld.threads = withheld.sockets = 0;
+    return pid;
+}
+
+/* Fork a child for an accepted connection.  -1: an error is set. */
+static int
+fork_for(Server *server, uint32_t row, int fd)
+{
+    sigset_t mask;
+    pid_t parent = getpid(), pid;
+    int code, failed = 0;
+    PyObject *given;
+
+    pid = fork_quietly(server, &mask, &code);
+    if (pid < 0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (pid == 0) {
+        close_children(server);
+        let_go(server);
+        serve(server, row, fd, parent, &mask);
+    }
     if (pid > 0) {
         close(fd); /* before the pidfd: so the process has a descriptor for it */
         board_served_by(&server->board, row, (uint64_t)pid);
-        failed = watch(server, pid, row);
+        failed = watch(server, (Child){pid, row, -1, -1}) < 0 ? -1 : 0;
+        server->running += !failed;
+        server->room -= !failed;
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     if (pid > 0) {
@@ -481,6 +553,250 @@ fork_for(Server *server, uint32_t row, int fd)
                                   server->newcomer.peer, code);
     Py_XDECREF(given);
     return given ? 1 : -1;
+}
+
+/* A packet of a pair, and room for a descriptor that comes with it. */
+typedef struct {
+    Given given;
+    struct iovec part;
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr aligned;
+    } control;
+    struct msghdr message;
+} Packet;
+
+static void
+prepare_packet(Packet *packet)
+{
+    memset(packet, 0, sizeof *packet);
+    packet->part = (struct iovec){&packet->given, sizeof packet->given};
+    packet->message.msg_iov = &packet->part;
+    packet->message.msg_iovlen = 1;
+    packet->message.msg_control = packet->control.bytes;
+    packet->message.msg_controllen = sizeof packet->control.bytes;
+}
+
+/* Take the connection that was given: its descriptor, and the newcomer is as it was then; -1: there is
+   none. */
+static int
+take_given(Server *server, int theirs, uint32_t *row)
+{
+    Packet packet;
+    struct cmsghdr *header;
+    ssize_t size;
+    int fd;
+
+    prepare_packet(&packet);
+    size = recvmsg(theirs, &packet.message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    header = CMSG_FIRSTHDR(&packet.message);
+    if (size != sizeof packet.given || !header || header->cmsg_type != SCM_RIGHTS) {
+        return -1;
+    }
+    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    *row = packet.given.row;
+    server->newcomer.listener = packet.given.listener;
+    memcpy(server->newcomer.peer, packet.given.peer, PEER_SIZE);
+    return fd;
+}
+
+static void
+waits_no_more(Server *server, Py_ssize_t each)
+{
+    server->waiting_count--;
+    memmove(server->waiting + each, server->waiting + each + 1,
+            (size_t)(server->waiting_count - each) * sizeof *server->waiting);
+}
+
+/* Give an accepted connection to the child that has waited for longest, and is the most likely to have
+   touched all it will; 0: there is none. */
+static int
+give(Server *server, uint32_t row, int fd)
+{
+    Packet packet;
+    struct cmsghdr *header;
+    Child *child;
+
+    if (!server->waiting_count) {
+        return 0;
+    }
+    child = &server->children[server->waiting[0]];
+    prepare_packet(&packet);
+    packet.given.row = row;
+    packet.given.listener = (uint32_t)server->newcomer.listener;
+    memcpy(packet.given.peer, server->newcomer.peer, PEER_SIZE);
+    header = CMSG_FIRSTHDR(&packet.message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    if (sendmsg(child->ours, &packet.message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        return 0; /* too many descriptors are on their way */
+    }
+    board_served_by(&server->board, row, (uint64_t)child->pid);
+    close(fd);
+    child->row = row;
+    waits_no_more(server, 0);
+    server->idle--;
+    server->running++;
+    server->room--;
+    return 1;
+}
+
+/* Touch what is made, so that it is copied before there is a connection. */
+static void
+touch(PyObject *mould)
+{
+    for (Py_ssize_t each = 0; mould != Py_None && each < PyTuple_GET_SIZE(mould); each++) {
+        volatile char *made = (volatile char *)PyTuple_GET_ITEM(mould, each);
+        *made = *made;
+    }
+}
+
+/* Serve a connection of the child's own, as far as a peer waits for it, so that what will be written to
+   then is copied now.  -1: an error is set. */
+static int
+serve_trial(Server *server, PyObject *mould)
+{
+    PyObject *conn = PyTuple_GET_ITEM(mould, MOULD_CONN), *token, *returned = NULL;
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if (send(pair[1], "\n", 1, MSG_NOSIGNAL) < 0 || shutdown(pair[1], SHUT_WR) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+    } else if (cast(server, mould, 0, server->trial_words, pair[0])) {
+        token = PyContextVar_Set(server->handling, conn);
+        returned = token ? PyObject_CallOneArg(server->trial, conn) : NULL;
+        Py_XDECREF(token);
+        PySet_Discard(server->owners, PyTuple_GET_ITEM(mould, MOULD_OWNED));
+    }
+    close(pair[1]);
+    Py_XDECREF(returned);
+    return returned ? 0 : -1;
+}
+
+/* In a child that is to wait: let go of what is the worker's, and touch what serving will touch. */
+static int
+prepare(Server *server)
+{
+    if (server->alone && PyList_GET_SIZE(server->trials)) {
+        int failed = serve_trial(server, PyList_GET_ITEM(server->trials, 0));
+        let_go(server);
+        return failed;
+    }
+    PyObject *prepared = PyObject_CallNoArgs(server->prepare);
+    Py_XDECREF(prepared);
+    return prepared ? 0 : -1;
+}
+
+/* In a child that C has forked to wait: wait for a connection, and serve it. */
+static void
+wait_and_serve(Server *server, int theirs, pid_t parent)
+{
+    struct pollfd given = {.fd = theirs, .events = POLLIN};
+    uint32_t row;
+    int fd, ready;
+
+    if (prepare(server) < 0) {
+        PyErr_WriteUnraisable(server->prepare);
+        _exit(1);
+    }
+    for (Py_ssize_t each = 0; each < PyList_GET_SIZE(server->moulds); each++) {
+        touch(PyList_GET_ITEM(server->moulds, each));
+    }
+    do {
+        /* Nothing is taken by a process that a signal is to stop or to end. */
+        Py_BEGIN_ALLOW_THREADS
+        ready = poll(&given, 1, -1);
+        Py_END_ALLOW_THREADS
+    } while (ready < 0 && PyErr_CheckSignals() == 0);
+    fd = ready < 0 ? -1 : take_given(server, theirs, &row);
+    if (fd < 0) {
+        _exit(ready < 0);
+    }
+    close(theirs);
+    serve(server, row, fd, parent, NULL);
+}
+
+/* Fork a child that waits.  1: there was no process or descriptor for it; -1: an error is set. */
+static int
+fork_waiting(Server *server)
+{
+    int pair[2], code, pidfd;
+    sigset_t mask;
+    pid_t parent = getpid(), pid;
+
+    if (server->waiting_count == server->waiting_room) {
+        int *waiting = PyMem_Resize(server->waiting, int, server->waiting_room + 16);
+        if (!waiting) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        server->waiting = waiting;
+        server->waiting_room += 16;
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        return 1;
+    }
+    pid = fork_quietly(server, &mask, &code);
+    if (pid == 0) {
+        close_children(server);
+        close(pair[0]);
+        pthread_sigmask(SIG_SETMASK, &mask, NULL);
+        wait_and_serve(server, pair[1], parent);
+    }
+    if (pid < 0) {
+        close(pair[0]);
+        close(pair[1]);
+        if (PyErr_Occurred()) {
+            return -1;
+        }
+        pthread_sigmask(SIG_SETMASK, &mask, NULL);
+        return 1;
+    }
+    pidfd = watch(server, (Child){pid, NONE, pair[0], pair[1]});
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    if (pidfd < 0) {
+        close(pair[0]);
+        close(pair[1]);
+        return -1;
+    }
+    server->waiting[server->waiting_count++] = pidfd;
+    server->idle++;
+    return 0;
+}
+
+/* Have more children wait, if it is time to.  -1: an error is set. */
+static int
+refill(Server *server)
+{
+    double now = core_now(), until = now + AT_ONCE;
+    int failed = 0;
+
+    if (now < server->refilled_from) {
+        return 0;
+    }
+    while (!failed && now < until && server->waiting_count < server->spare) {
+        failed = fork_waiting(server);
+        now = core_now();
+    }
+    server->refilled_from = failed > 0 ? now + SLOWLY : 0;
+    return failed < 0 ? -1 : 0;
+}
+
+/* Serve a connection that has its row.  1: look at all else first; -1: an error is set. */
+static int
+begin(Server *server, uint32_t row, int fd)
+{
+    int given = give(server, row, fd);
+
+    if (server->spare > 0 && server->refilled_from < core_now() + QUIET) {
+        server->refilled_from = given ? core_now() + QUIET : 0;
+    }
+    return given ? 0 : fork_for(server, row, fd);
 }
 
 /* Whether accept(2) tells of the system, not of the one connection or the listener. */
@@ -520,7 +836,26 @@ accept_from(Server *server, Py_ssize_t door)
     newcomer->number++;
     newcomer->listener = (unsigned long)door;
     board_enter(&server->board, (uint32_t)row, newcomer);
-    return fork_for(server, (uint32_t)row, fd);
+    return begin(server, (uint32_t)row, fd);
+}
+
+/* Forget a child that has ended while it waited, or when it was to leave. */
+static int
+has_left(Server *server, int pidfd, pid_t pid, int code, int status)
+{
+    PyObject *told;
+
+    server->idle--;
+    for (Py_ssize_t each = 0; each < server->waiting_count; each++) {
+        if (server->waiting[each] == pidfd) {
+            waits_no_more(server, each);
+            server->refilled_from = core_now() + SLOWLY;
+            told = PyObject_CallFunction(server->died, "iii", (int)pid, code, status);
+            Py_XDECREF(told);
+            return told ? 0 : -1;
+        }
+    }
+    return 1; /* the worker may have waited for it alone */
 }
 
 /* A child has ended.  1: look at all else first; -1: an error is set. */
@@ -530,7 +865,9 @@ reap(Server *server, int pidfd)
     Child child = server->children[pidfd];
     siginfo_t ended = {.si_pid = 0};
     int failed, known = waitid(P_PIDFD, (id_t)pidfd, &ended, WEXITED | WNOHANG) == 0;
+    int code = known ? ended.si_code : 0, status = known ? ended.si_status : -1, untaken = -1;
     PyObject *told;
+    uint32_t row;
 
     if (known && !ended.si_pid) {
         return 0;
@@ -538,16 +875,28 @@ reap(Server *server, int pidfd)
     /* A child that inherited the pidfd keeps it in the epoll. */
     epoll_ctl(server->epoll, EPOLL_CTL_DEL, pidfd, NULL);
     close(pidfd);
-    server->children[pidfd].pid = 0;
-    server->running--;
     /* Where the program has reaped it nobody knows how it ended, but the row does. */
     failed = known && (ended.si_code != CLD_EXITED || ended.si_status != 0);
+    if (child.row != NONE && child.theirs >= 0 && (failed || !known)) {
+        untaken = take_given(server, child.theirs, &row);
+    }
+    close_pair(&child);
+    server->children[pidfd].pid = 0;
+    if (child.row == NONE) {
+        return has_left(server, pidfd, child.pid, code, status);
+    }
+    server->running--;
+    if (untaken >= 0) {
+        /* It has died before it saw the connection: nobody has read anything of it. */
+        server->room++;
+        board_served_by(&server->board, row, server->newcomer.pid);
+        return begin(server, row, untaken);
+    }
     if (board_release(&server->board, child.row, failed)) {
         server->room++;
         return keep_row(server, child.row) < 0 ? -1 : 0;
     }
-    told = PyObject_CallFunction(server->ended, "Iiii", child.row, child.pid,
-                                 known ? ended.si_code : 0, known ? ended.si_status : -1);
+    told = PyObject_CallFunction(server->ended, "Iiii", child.row, child.pid, code, status);
     Py_XDECREF(told);
     return told ? 1 : -1;
 }
@@ -612,7 +961,7 @@ Server_cast(Server *server, PyObject *args)
         return NULL;
     }
     strcpy(server->newcomer.peer, "nobody");
-    entry = cast(server, mould, row, fd);
+    entry = cast(server, mould, row, board_row(&server->board, row), fd);
     Py_XINCREF(entry);
     return entry;
 }
@@ -626,7 +975,7 @@ Server_poll(Server *server, PyObject *args)
     Py_ssize_t room;
     int count, code, back = 0;
 
-    if (!PyArg_ParseTuple(args, "Onp", &timeout, &room, &server->alone)) {
+    if (!PyArg_ParseTuple(args, "Onpn", &timeout, &room, &server->alone, &server->spare)) {
         return NULL;
     }
     if (timeout != Py_None) {
@@ -642,7 +991,11 @@ Server_poll(Server *server, PyObject *args)
     }
     server->room = room;
     while (!back) {
-        int milliseconds = timeout == Py_None ? -1 : milliseconds_until(moment);
+        int lacks = server->waiting_count < server->spare;
+        double until = lacks && (timeout == Py_None || server->refilled_from < moment)
+                           ? server->refilled_from
+                           : moment;
+        int milliseconds = timeout == Py_None && !lacks ? -1 : milliseconds_until(until);
         Py_BEGIN_ALLOW_THREADS
         count = epoll_wait(server->epoll, events, EVENTS, milliseconds);
         code = errno;
@@ -655,7 +1008,10 @@ Server_poll(Server *server, PyObject *args)
             PyErr_SetFromErrno(PyExc_OSError);
             goto failed;
         }
-        back = count == 0;
+        if (count == 0 && lacks && refill(server) < 0) {
+            goto failed;
+        }
+        back = count == 0 && timeout != Py_None && core_now() >= moment;
         for (int each = 0; each < count; each++) {
             int said = obey(server, &events[each], others);
             if (said < 0) {
@@ -690,6 +1046,15 @@ Server_kill(Server *server, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+Server_dismiss(Server *server, PyObject *Py_UNUSED(ignored))
+{
+    while (server->waiting_count) {
+        close_pair(&server->children[server->waiting[--server->waiting_count]]);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 Server_shut(Server *server, PyObject *Py_UNUSED(ignored))
 {
     server->door_count = 0; /* their numbers will be others' */
@@ -708,7 +1073,7 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"epoll", "board", "doors", "boot", "serial", "claim", "serve", "ended",
                             "unforked", "exhausted", "known", "closes",
-                            "moulds", "serve_made", "handler", "differing", NULL};
+                            "moulds", "serve_made", "handler", "differing", "waiting", NULL};
     PyObject *memory, *doors;
     unsigned long long boot, serial;
 
@@ -716,7 +1081,9 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
         PyErr_SetString(PyExc_RuntimeError, "a fork server is set up once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iOO!KKOOOOO(O!O!O!)O!O!O(OOO)(iii)", names, &server->epoll, &memory,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords,
+                                     "iOO!KKOOOOO(O!O!O!)O!O!O(OOO)(iii)(O!OOO)", names,
+                                     &server->epoll, &memory,
                                      &PyList_Type, &doors, &boot, &serial, &server->claim,
                                      &server->serve, &server->ended, &server->unforked,
                                      &server->exhausted, &PySet_Type, &server->owners,
@@ -724,12 +1091,15 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
                                      &PyList_Type, &server->closes, &PyList_Type,
                                      &server->moulds, &server->serve_made, &server->handling,
                                      &server->handler, &server->returned, &server->differing[0],
-                                     &server->differing[1], &server->differing[2])) {
+                                     &server->differing[1], &server->differing[2],
+                                     &PyList_Type, &server->trials, &server->trial,
+                                     &server->prepare, &server->died)) {
         server->claim = server->serve = server->ended = NULL;
         server->unforked = server->exhausted = NULL;
         server->owners = server->crews = server->guarded = server->closes = NULL;
         server->moulds = server->serve_made = NULL;
         server->handling = server->handler = server->returned = NULL;
+        server->trials = server->trial = server->prepare = server->died = NULL;
         return -1;
     }
     server->state = PyType_GetModuleState(Py_TYPE(server));
@@ -747,6 +1117,10 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
     Py_INCREF(server->handling);
     Py_INCREF(server->handler);
     Py_INCREF(server->returned);
+    Py_INCREF(server->trials);
+    Py_INCREF(server->trial);
+    Py_INCREF(server->prepare);
+    Py_INCREF(server->died);
     server->door_count = PyList_GET_SIZE(doors);
     server->doors = PyMem_New(int, server->door_count ? server->door_count : 1);
     if (!server->doors) {
@@ -782,6 +1156,10 @@ Server_traverse(Server *server, visitproc visit, void *arg)
     Py_VISIT(server->handling);
     Py_VISIT(server->handler);
     Py_VISIT(server->returned);
+    Py_VISIT(server->trials);
+    Py_VISIT(server->trial);
+    Py_VISIT(server->prepare);
+    Py_VISIT(server->died);
     return 0;
 }
 
@@ -802,6 +1180,10 @@ Server_clear(Server *server)
     Py_CLEAR(server->handling);
     Py_CLEAR(server->handler);
     Py_CLEAR(server->returned);
+    Py_CLEAR(server->trials);
+    Py_CLEAR(server->trial);
+    Py_CLEAR(server->prepare);
+    Py_CLEAR(server->died);
     return 0;
 }
 
@@ -818,12 +1200,15 @@ Server_dealloc(Server *server)
     PyMem_Free(server->doors);
     PyMem_Free(server->children);
     PyMem_Free(server->rows);
+    PyMem_Free(server->waiting);
     type->tp_free(server);
     Py_DECREF(type);
 }
 
 static PyMemberDef members[] = {
-    {"running", T_PYSSIZET, offsetof(Server, running), READONLY, "How many children there are."},
+    {"running", T_PYSSIZET, offsetof(Server, running), READONLY,
+     "How many children serve a connection."},
+    {"idle", T_PYSSIZET, offsetof(Server, idle), READONLY, "How many children have none."},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -833,6 +1218,7 @@ static PyMethodDef methods[] = {
     {"cast", (PyCFunction)Server_cast, METH_VARARGS,
      "Have a connection that was made before be that of a row and a descriptor; for a rehearsal."},
     {"kill", (PyCFunction)Server_kill, METH_NOARGS, "End every child at once, by SIGKILL."},
+    {"dismiss", (PyCFunction)Server_dismiss, METH_NOARGS, "Have the children that wait leave."},
     {"shut", (PyCFunction)Server_shut, METH_NOARGS,
      "Accept no more: the listeners have been closed."},
     {"forget", (PyCFunction)Server_forget, METH_NOARGS,

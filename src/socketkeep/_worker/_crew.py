@@ -7,6 +7,9 @@ the connection has ended, and waits for the next.
 
 Nothing is lost with a child that dies: what it has not taken stays in the packet, since the worker
 has both ends of the pair.  A child whose worker dies sees that nobody has the other end.
+
+Children that wait for one connection alone C forks and gives to in the same way, where it accepts:
+`_native/fork.c`.
 """
 
 from __future__ import annotations

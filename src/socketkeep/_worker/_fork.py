@@ -71,6 +71,8 @@ class ForkModel:
         self._served: Entry | None = None  # in a child
         self._server: ForkServer | None = None  # in C, where connections come by it
         self._moulds: list[Mould | None] = []  # by the listeners' numbers
+        self._trials: list[Mould] = []  # for what a child that waits does beforehand
+        self._spare = 0  # children that C has wait
         self._logs = config.access_log or config.connect_log
         self._rehearse(_REHEARSALS)
 
@@ -79,8 +81,12 @@ class ForkModel:
         environment = self._loop.environment
         gate, board, roster = self._loop.gate, environment.scoreboard, self._loop.roster
         doors = [-1 if roster.asks(n) else fd for n, fd in enumerate(gate.doors())]
-        if core is None or max(doors) < 0 or self._crew.is_wanted:
+        if core is None or max(doors) < 0 or self._crew.requests > 1:
             return
+        if self._crew.spare and min(doors) < 0:
+            return
+        self._crew.spare, self._spare = 0, self._crew.spare
+        closes = gate.closes()
         self._server = core.ForkServer(
             epoll=gate.fileno(),
             board=board.words,
@@ -93,14 +99,16 @@ class ForkModel:
             unforked=self._have_forked_later,
             exhausted=self._pause,
             known=let_go_of(),
-            closes=gate.closes(),
+            closes=closes,
             moulds=self._moulds,
             serve_made=self._become_server,
             handler=(handling, environment.handler.call, self._has_returned),
             differing=DIFFERING,
+            waiting=(self._trials, _echo, self._prepare_to_wait, self._has_died_waiting),
         )
         gate.poll = self._poll
         self._make_moulds()
+        closes += [trial.entry.sock.detach for trial in self._trials]
 
     def _make_moulds(self) -> None:
         """Have connections made before they are there, where all that come differ as C knows."""
@@ -122,6 +130,10 @@ class ForkModel:
                 self._moulds[number] = make_mould(
                     roster, listeners[number], number, row, board.record(row)
                 )
+        if self._spare:
+            with suppress(OSError):
+                trial = make_mould(roster, listeners[alike[0]], alike[0], row, board.record(row))
+                self._trials.append(trial)
 
     def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
         loop, server = self._loop, self._server
@@ -130,14 +142,15 @@ class ForkModel:
             server.shut()
         before = server.running
         try:
-            return server.poll(timeout, loop.room, self._is_alone())
+            spare = self._spare if loop.order is None and not loop.gate.paused else 0
+            return server.poll(timeout, loop.room, self._is_alone(), spare)
         finally:
             loop.open += server.running - before
 
     @property
     def busy(self) -> bool:
         """Return whether there are children that serve nothing any more, or nothing yet."""
-        return bool(self._children)
+        return bool(self._children) or (self._server is not None and self._server.idle > 0)
 
     @property
     def patience(self) -> float | None:
@@ -159,6 +172,8 @@ class ForkModel:
     def retire(self, order: Order) -> None:
         for child in self._crew.dismiss():
             self._dismiss(child)
+        if self._server is not None:
+            self._server.dismiss()
         os.eventfd_write(self._loop.environment.wake, 1)
 
     def rejoin(self) -> bool:
@@ -315,7 +330,7 @@ class ForkModel:
         self._loop.unwatch(child.pidfd)
         os.close(child.pidfd)
         if self._crew.gone(child) and ended.si_status != 0:
-            _log.warning("waiting process died", pid=child.pid, status=status_text(ended))
+            _warn_of_death(ended)
             self._short_since = time.monotonic() + _SLOWLY
         entry, untaken = hand.entry, hand.untaken()
         self._dismiss(child)
@@ -337,6 +352,10 @@ class ForkModel:
         ended = os.waitid_result((pid, 0, int(signal.SIGCHLD), status, code))
         self._take_in(entry, pid, ended)
         self._loop.settlement.settle(entry)
+
+    def _has_died_waiting(self, pid: int, code: int, status: int) -> None:
+        """A child that C has forked to wait has ended, and nobody has asked it to."""
+        _warn_of_death(os.waitid_result((pid, 0, int(signal.SIGCHLD), status, code)))
 
     def _told(self, row: int) -> tuple[int, str]:
         board = self._loop.environment.scoreboard
@@ -408,6 +427,15 @@ class ForkModel:
             # Had the worker been alive here, the keeper would find this process in the row.
             os._exit(0)
 
+    def _prepare_to_wait(self) -> None:
+        """In a child that is to wait, where C cannot: let go, and touch what serving will touch."""
+        self._children.forget()
+        self._children = Children()
+        self._let_go()
+        for trial in self._trials:
+            trial.entry.sock.close()
+        self._rehearse(1)
+
     def _become_child(self, row: int, fd: int, listener: int, peer: str) -> NoReturn:
         """Serve a connection in a child that C has forked, and end."""
         leave_after(self._serve_accepted, row, fd, listener, peer)
@@ -453,7 +481,7 @@ class ForkModel:
         return mould.entry
 
     def _close_moulds(self, but: Entry | None = None) -> None:
-        for mould in self._moulds:
+        for mould in (*self._moulds, *self._trials):
             if mould is not None and mould.entry is not but:
                 mould.entry.sock.close()
 
@@ -492,6 +520,10 @@ class ForkModel:
         """
         if entry.record[record.ENDED] == record.DETACHED:
             entry.record[record.ENDED] = record.TAKEN
+
+
+def _warn_of_death(ended: os.waitid_result) -> None:
+    _log.warning("waiting process died", pid=ended.si_pid, status=status_text(ended))
 
 
 def _echo(conn: Connection) -> None:
