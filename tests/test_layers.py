@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -96,6 +96,7 @@ EXCEPTIONS: Final = {
 MOST_PRIVATE: Final = 207
 
 LAYER_OF = {part: number for number, (_, parts) in enumerate(LAYERS) for part in parts}
+PARTS: Final = frozenset(f"socketkeep.{part}" for part in LAYER_OF)
 
 
 def part_of(module: str) -> str | None:
@@ -108,8 +109,16 @@ def part_of(module: str) -> str | None:
 
 
 @cache
-def tree_of(source: str) -> ast.Module:
-    return ast.parse(source)
+def statements_of(source: str) -> tuple[list[ast.Import | ast.ImportFrom], list[str]]:
+    """Return the statements that import, at whatever depth, and the names of the classes.
+
+    The trees of all modules are not kept: each collection of garbage would walk them.
+    """
+    nodes = list(ast.walk(ast.parse(source)))
+    return (
+        [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)],
+        [node.name for node in nodes if isinstance(node, ast.ClassDef)],
+    )
 
 
 def imports(
@@ -120,20 +129,27 @@ def imports(
     What is imported from a package is the module of that name where it is `known` or a part in the
     table, the package otherwise.
     """
-    modules = {f"socketkeep.{part}" for part in LAYER_OF} | set(known)
     package = module if is_package else module.rpartition(".")[0]
-    for node in ast.walk(tree_of(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if within(alias.name))
-        elif isinstance(node, ast.ImportFrom):
-            origin = node.module or ""
-            if node.level:
-                base = package.split(".")[: len(package.split(".")) - node.level + 1]
-                origin = ".".join([*base, origin]).rstrip(".")
-            if within(origin):
-                for alias in node.names:
-                    inner = f"{origin}.{alias.name}"
-                    yield inner if inner in modules else origin
+    found, _ = statements_of(source)
+    for node in found:
+        yield from imported_by(node, package, PARTS.union(known))
+
+
+def imported_by(
+    node: ast.Import | ast.ImportFrom, package: str, modules: Collection[str]
+) -> Iterator[str]:
+    """Yield what one statement in a module of the package imports, as `imports` does."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if within(alias.name))
+        return
+    origin = node.module or ""
+    if node.level:
+        base = package.split(".")[: len(package.split(".")) - node.level + 1]
+        origin = ".".join([*base, origin]).rstrip(".")
+    if within(origin):
+        for alias in node.names:
+            inner = f"{origin}.{alias.name}"
+            yield inner if inner in modules else origin
 
 
 def within(module: str) -> bool:
@@ -147,16 +163,12 @@ def private_modules(source: str, known: Iterable[str]) -> list[str]:
     """
     if "socketkeep" not in source:
         return []
-    statements = (
-        ast.unparse(node)
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    )
+    statements, _ = statements_of(source)
+    names = PARTS.union(known)
     return [
         module
         for statement in statements
-        if "socketkeep" in statement
-        for module in sorted(set(imports("tests", statement, known, is_package=False)))
+        for module in sorted(set(imported_by(statement, "", names)))
         if "._" in module
     ]
 
@@ -222,12 +234,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    names = [
-        node.name
-        for _, path in modules()
-        for node in ast.walk(tree_of(path.read_text()))
-        if isinstance(node, ast.ClassDef)
-    ]
+    names = [name for _, path in modules() for name in statements_of(path.read_text())[1]]
     assert [name for name, count in Counter(names).items() if count > 1] == []
 
 

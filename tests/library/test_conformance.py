@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from socketkeep import AsyncConnection, Blocking, Connection, NonBlocking, Timeout, testing
+from socketkeep import AsyncConnection, Blocking, Connection, Mode, NonBlocking, Timeout, testing
 from socketkeep.testing import BYTE_STREAM, AsyncCheck, AsyncStream, Check, SyncStream
 from tests.harness.seam import leased
 from tests.library.conftest import KINDS, LOOPS
@@ -98,6 +98,11 @@ for name in ("tcp", "unix"):
     add_redelivering(name)
 
 
+#: IPv6 differs in its addresses alone: whatever holds of it in one mode holds in the others.
+MODES: dict[str, list[Mode]] = {"tcp6": [Timeout(10)]}
+ALL_MODES: list[Mode] = [Blocking(), Timeout(10), NonBlocking()]
+
+
 def fits(kind: str, check: str) -> bool:
     """Whether the longest of the check's messages fits into the kernel, where it has to."""
     return "redelivering" not in kind or "recv_exactly_gathers" not in check
@@ -124,7 +129,7 @@ async def ours_as_anyios() -> tuple[AsyncStream, AsyncStream]:
     [
         pytest.param(check, id=f"{kind}-{check}")
         for kind, make in SYNC_PAIRS.items()
-        for check in testing.sync_checks(make)
+        for check in testing.sync_checks(make, modes=MODES.get(kind, ALL_MODES))
         if fits(kind, str(check))
     ],
 )
@@ -138,7 +143,7 @@ def test_sync(check: Check) -> None:
     [
         pytest.param(check, id=f"{kind}-{check}")
         for kind, make in ASYNC_PAIRS.items()
-        for check in testing.async_checks(make)
+        for check in testing.async_checks(make, modes=MODES.get(kind, ALL_MODES))
         if fits(kind, str(check))
     ],
 )
