@@ -24,7 +24,8 @@ from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._notify import GuardWatch, Notifier
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 
-#: Seconds until another is started, where one dies within `_SETTLED` of its start; doubled.
+#: Seconds until another is started where the one before died within `_SETTLED` of its start, too;
+#: doubled.  The first is started at once.
 _SHORTEST: Final = 0.1
 _LONGEST: Final = 30.0
 _SETTLED: Final = 10.0
@@ -89,8 +90,8 @@ class Guarding:
     def _ended(self) -> None:
         """Have another guard at once, or go on as a keeper that never had one until there is."""
         keeper = self._keeper
-        lived = self._reactor.clock() - self._started_at
-        self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST) if lived < _SETTLED else 0.0
+        delay = self._delay if self._reactor.clock() - self._started_at < _SETTLED else 0.0
+        self._delay = min(max(delay * 2, _SHORTEST), _LONGEST)
         keeper.guard = None
         self._notifier.pause()
         for name in _VARIABLES:
@@ -105,9 +106,9 @@ class Guarding:
             _log.error("the guard has ended: what the keeper holds nobody else holds from here on")
             return
         _log.error("the guard has ended: another is started, and holds all anew")
-        if self._delay:
+        if delay:
             self._leave_store()
-            self._again = self._reactor.call_later(self._delay, self._start)
+            self._again = self._reactor.call_later(delay, self._start)
         else:
             self._start()
 
@@ -138,8 +139,8 @@ class Guarding:
         except OSError as error:
             self._leave_store(before)
             _log.error("no guard can be started", error=error.strerror)
-            self._delay = min(max(self._delay * 2, _SHORTEST), _LONGEST)
             self._again = self._reactor.call_later(self._delay, self._start)
+            self._delay = min(self._delay * 2, _LONGEST)
             return
         self._started_at = self._reactor.clock()
         self._children.watch(pid, lambda _ended: self._ended())
