@@ -6,10 +6,16 @@ import asyncio
 
 import pytest
 
-from socketkeep._serve.asgi._forwarded import TrustedProxies, scheme
 from tests.asgi.test_requests import END, told
+from tests.harness.asgi import Scope
 
-PROXIES = TrustedProxies(["10.0.0.0/8", "::1"])
+PROXIES = ["10.0.0.0/8", "::1"]
+
+
+def asked(header: bytes, trusted: list[str], peer: str = "10.0.0.7:4242") -> Scope:
+    """Return the scope of a request that has this header, and comes from `peer`."""
+    request = b"GET / HTTP/1.1\r\n" + header + b"\r\n" + END
+    return asyncio.run(told(request, peer=peer, forwarded_allow_ips=trusted))
 
 
 @pytest.mark.parametrize(
@@ -27,30 +33,32 @@ PROXIES = TrustedProxies(["10.0.0.0/8", "::1"])
     ],
 )
 def test_the_client_is_the_last_that_is_no_proxy(forwarded_for: bytes, client: str) -> None:
-    assert PROXIES.client(forwarded_for) == client
+    scope = asked(b"X-Forwarded-For: " + forwarded_for, PROXIES)
+    assert scope["client"] == (client, 0)
 
 
 @pytest.mark.parametrize(
-    ("networks", "host", "believed"),
+    ("networks", "peer", "believed"),
     [
-        (["10.0.0.0/8"], "10.9.9.9", True),
-        (["10.0.0.0/8"], "::ffff:10.9.9.9", True),
-        (["10.0.0.0/8"], "192.0.2.1", False),
-        (["10.0.0.0/8"], "", True),
-        (["none"], "", False),
-        (["none"], "127.0.0.1", False),
-        (["*"], "192.0.2.1", True),
+        (["10.0.0.0/8"], "10.9.9.9:1", True),
+        (["10.0.0.0/8"], "[::ffff:10.9.9.9]:1", True),
+        (["10.0.0.0/8"], "192.0.2.1:1", False),
+        (["10.0.0.0/8"], "unix:", True),
+        (["none"], "unix:", False),
+        (["none"], "127.0.0.1:1", False),
+        (["*"], "192.0.2.1:1", True),
     ],
 )
-def test_who_is_believed(networks: list[str], host: str, believed: bool) -> None:
-    assert (host in TrustedProxies(networks)) == believed
+def test_who_is_believed(networks: list[str], peer: str, believed: bool) -> None:
+    scope = asked(b"X-Forwarded-For: 198.51.100.7", networks, peer)
+    assert (scope["client"] == ("198.51.100.7", 0)) is believed
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"), [(b"https", "https"), (b"http, HTTPS", "https"), (b"gopher", "")]
+    ("header", "expected"), [(b"https", "https"), (b"http, HTTPS", "https"), (b"gopher", "http")]
 )
 def test_the_scheme(header: bytes, expected: str) -> None:
-    assert scheme(header) == expected
+    assert asked(b"X-Forwarded-Proto: " + header, PROXIES)["scheme"] == expected
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,15 @@ from tests.harness.seam import How, order_to
 END = b"Connection: close\r\nHost: x\r\n\r\n"
 
 
-async def told(request: bytes, **options: Any) -> Scope:
-    """Return the scope of a request."""
+async def told(request: bytes, peer: str = "10.0.0.7:4242", **options: Any) -> Scope:
+    """Return the scope of a request that comes from `peer`."""
     seen: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope)
         await echo(scope, receive, send)
 
-    async with connected(site_of(app, **options), peer="10.0.0.7:4242") as client:
+    async with connected(site_of(app, **options), peer=peer) as client:
         await client.send(request)
         await client.read_to_end()
     (scope,) = seen

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from socketkeep import Closed, Connection, Holder, Holders, Listener
-from socketkeep._base import _commands
 from tests.forking.conftest import Pair
 from tests.forking.support import Gate, child
 
@@ -81,22 +80,22 @@ def test_they_read_well() -> None:
         "process 7 (app) by descriptor 3\n2 processes could not be looked into: that takes "
         "CAP_SYS_PTRACE, which root has outside of containers and sandboxes"
     )
-    assert _commands.command_of(2**22 + 1) == "?"
 
 
-def test_a_command_line_is_one_printable_line() -> None:
+def test_a_command_is_one_printable_line(pair: Pair) -> None:
     """What a process has written into its command line cannot break the message."""
-    script = "import sys\nprint('ready', flush=True); sys.stdin.read()"
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, "\x1b[31m" + "x" * 100],
+    conn = Connection(pair[0])
+    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    with subprocess.Popen(
+        [*command, "\x1b[31m" + "x" * 100],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    )
-    with child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        said = _commands.command_of(child.pid)
-        assert said.isprintable()
-        assert len(said) == 60
-        assert child.stdin is not None
-        child.stdin.close()
+        pass_fds=[conn.fileno()],
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        (row,) = (row for row in conn.holders() if row.pid == running.pid)
+        running.communicate()
+    assert row.command.isprintable()
+    assert len(row.command) == 60
+    conn.abort()

@@ -33,6 +33,8 @@ REPLY_LIMIT: Final = _replies.REPLY_LIMIT
 NEVER_COMMITTED: Final = _core.NEVER_COMMITTED
 #: The word of a row that says how often its connection has been given to a worker.
 EPOCH: Final = _record.EPOCH
+#: The one that says how it ended, in `Row.ended` in words.
+ENDED: Final = _record.ENDED
 #: What nobody may do with the memory of a scoreboard.
 BOARD_SEALS: Final = _scoreboard.SEALS
 #: All that a connection may have done since its last commit.

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from unittest.mock import patch
 
-from socketkeep._wire._channel import Channel, Packet
-from tests.wire.sending import descriptors_in, kind_of
+from tests.wire.sending import descriptors_in, kind_of, overheard
 
 DATA: Final = Path(__file__).parent.parent / "data" / "traces"
 
@@ -92,22 +90,22 @@ class Tracer:
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._names: dict[Channel, str] = {}
+        self._names: dict[Any, str] = {}
         self._templates = 0
         self._workers = 0
 
-    def sent(self, channel: Channel, message: Any) -> None:
+    def sent(self, channel: Any, message: Any) -> None:
         """Note what the keeper sends."""
         name = self._name(channel, message)
         self._write(f"> {name}: {describe(message, len(descriptors_in(message)))}")
 
-    def received(self, channel: Channel, packet: Packet) -> None:
+    def received(self, channel: Any, packet: Any) -> None:
         """Note what the keeper receives."""
         assert packet.message is not None
         name = self._name(channel, packet.message)
         self._write(f"< {name}: {describe(packet.message, len(packet.descriptors))}")
 
-    def _name(self, channel: Channel, message: Any) -> str:
+    def _name(self, channel: Any, message: Any) -> str:
         if channel not in self._names:
             if kind_of(message) == "Load":
                 self._templates += 1
@@ -122,20 +120,5 @@ class Tracer:
 def traced(write: Callable[[str], object]) -> Iterator[None]:
     """Write the lines of all that keepers of this process send and receive meanwhile."""
     tracer = Tracer(write)
-    enqueue, receive = Channel.enqueue, Channel.receive
-
-    def enqueue_traced(channel: Channel, message: Any, *, close_after: bool = False) -> None:
-        tracer.sent(channel, message)
-        enqueue(channel, message, close_after=close_after)
-
-    def receive_traced(channel: Channel) -> Packet | None:
-        packet = receive(channel)
-        if packet is not None and channel._wary:  # the keeper's end, in a test that has both
-            tracer.received(channel, packet)
-        return packet
-
-    with (
-        patch.object(Channel, "enqueue", enqueue_traced),
-        patch.object(Channel, "receive", receive_traced),
-    ):
+    with overheard(tracer.sent, tracer.received):
         yield

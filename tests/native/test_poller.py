@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 
-from socketkeep._stream._waiting import READY, WOKEN, Poller
+from socketkeep import Closed, Connection
+from socketkeep._stream._waiting import ORDERED, READY, WOKEN, Poller, make_orders
+from tests.harness.seam import leased, order_to, shared_words
 from tests.native.cores import on_both
 
 on_each = on_both("kind", Poller, "Poller")
+
+_CHATTER = 100
 
 
 @pytest.fixture
@@ -144,3 +148,62 @@ def test_what_is_no_wait(kind: Any, pair: Pair) -> None:
         poller.until("soon")
     with pytest.raises(ValueError, match="negative"):
         kind(-1, select.POLLIN, None)
+
+
+class Retiring:
+    """A worker that has its order as soon as it is told to look."""
+
+    crowded = full = False
+
+    def __init__(self) -> None:
+        self.wake_fd = os.eventfd(0)
+        self.order: object = None
+
+    def asked(self, _record: object) -> None:
+        return None
+
+    def is_awaited(self) -> bool:
+        return False
+
+    def woken(self) -> None:
+        self.order = order_to("close", 0.0)
+
+
+@pytest.fixture
+def retiring() -> Iterator[Retiring]:
+    made = Retiring()
+    yield made
+    os.close(made.wake_fd)
+
+
+def served(sock: socket.socket, retiring: Retiring, header: memoryview) -> Connection:
+    orders = make_orders(retiring.wake_fd, header)
+    return Connection(sock, **leased(record=shared_words(), drain_signal=retiring, orders=orders))
+
+
+def _chat(conn: Connection, peer: socket.socket) -> None:
+    for _ in range(_CHATTER):
+        peer.send(b"x")
+        assert conn.recv() == b"x"
+
+
+def test_a_peer_that_never_pauses_does_not_keep_the_servers_word_away(
+    pair: Pair, retiring: Retiring
+) -> None:
+    conn = served(pair[0], retiring, memoryview(bytearray(256)).cast("Q"))
+    os.eventfd_write(retiring.wake_fd, 1)
+    with pytest.raises(Closed):
+        _chat(conn, pair[1])
+    assert retiring.order is not None
+
+
+def test_an_order_in_the_header_is_read_before_each_receive(pair: Pair, retiring: Retiring) -> None:
+    header = memoryview(bytearray(256)).cast("Q")
+    conn = served(pair[0], retiring, header)
+    pair[1].send(b"ab")
+    assert conn.recv(1) == b"a"
+    header[ORDERED] = 1
+    retiring.order = order_to("close", 0.0)
+    with pytest.raises(Closed):
+        conn.recv(1)
+    assert conn.unread == b"b"

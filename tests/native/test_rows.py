@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from socketkeep._stream import _record as record
 from socketkeep._wire._scoreboard import (
     ACCEPTED,
     CLOSED,
@@ -18,6 +17,7 @@ from socketkeep._wire._scoreboard import (
     ROW_WORDS,
     Rows,
 )
+from tests.harness.seam import ENDED, ENDS, Row
 from tests.native.cores import compiled, on_both
 
 on_each = on_both("kind", Rows, "Rows")
@@ -52,26 +52,26 @@ def test_all_are_given_out_once_and_those_that_were_freed_again(kind: Any) -> No
 
 
 @on_each
-@pytest.mark.parametrize("ended", record.Ended)
-def test_it_is_settled_where_nobody_is_to_be_told(kind: Any, ended: record.Ended) -> None:
+@pytest.mark.parametrize("ended", ENDS)
+def test_it_is_settled_where_nobody_is_to_be_told(kind: Any, ended: str) -> None:
     words = memory()
     rows = kind(words, _ROWS)
-    here = ended in (record.Ended.CLOSED, record.Ended.RESET, record.Ended.RELEASED)
-    for told, value in (("kept", 2), ("committed", 8), ("crowded", 1), ("", 0)):
+    here = ended in ("closed", "reset", "released")
+    for told in ("kept", "committed", "crowded", ""):
         row = rows.claim(None)
-        of = row_of(words, row)
-        of[record.NUMBER] = 1
-        of[record.ENDED] = ended
-        of[record.KEEP] = value if told == "kept" else 0
-        of[record.STATE] = value if told == "committed" else 0
+        of = Row(row_of(words, row))
+        of.number = 1
+        of.ended = ended
+        of.keep = "kept" if told == "kept" else "not offered"
+        of.state_at = 8 if told == "committed" else 0
         words[CROWDED] = told == "crowded"
         settled = here and not told
         assert rows.settle(row) is settled
         assert words[OPEN] == (0 if settled else 1)
-        assert any(of) is not settled
+        assert any(row_of(words, row)) is not settled
         if not settled:
             rows.release(row)
-    assert bool(words[CLOSED]) is (ended in (record.Ended.CLOSED, record.Ended.RELEASED))
+    assert bool(words[CLOSED]) is (ended in ("closed", "released"))
 
 
 @pytest.mark.skipif(compiled is None, reason="there is no compiled core")
@@ -88,10 +88,13 @@ def test_both_write_the_same_words() -> None:
                 taken.append(row)
             continue
         row = drawn.choice(taken)
-        end, errors = drawn.choice((*record.Ended, 6, 2**64 - 1)), drawn.choice((0, 1, 2**64 - 1))
+        end = drawn.choice((*range(len(ENDS)), 6, 2**64 - 1))
+        errors = drawn.choice((0, 1, 2**64 - 1))
         for words, _ in both:
             of = row_of(words, row)
-            of[record.NUMBER], of[record.ENDED], of[record.HANDLER_ERRORS] = number, end, errors
+            of[ENDED] = end
+            known = Row(of)
+            known.number, known.handler_errors = number, errors
         if step == 1:
             for _, rows in both:
                 rows.release(row)

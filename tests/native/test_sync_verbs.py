@@ -11,30 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from socketkeep import Closed, Connection, Deadline, TimedOut, Timeout
-from socketkeep._stream._waiting import ORDERED, make_orders
-from tests.harness.seam import leased, order_to, row_of, shared_words
+from tests.harness.seam import row_of
 from tests.library.conftest import until
-
-_CHATTER = 100
-
-
-class Retiring:
-    """A worker that has its order as soon as it is told to look."""
-
-    crowded = full = False
-
-    def __init__(self) -> None:
-        self.wake_fd = os.eventfd(0)
-        self.order: object = None
-
-    def asked(self, _record: object) -> None:
-        return None
-
-    def is_awaited(self) -> bool:
-        return False
-
-    def woken(self) -> None:
-        self.order = order_to("close", 0.0)
 
 
 @pytest.fixture
@@ -45,46 +23,6 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 Pair = tuple[socket.socket, socket.socket]
-
-
-@pytest.fixture
-def retiring() -> Iterator[Retiring]:
-    made = Retiring()
-    yield made
-    os.close(made.wake_fd)
-
-
-def served(sock: socket.socket, retiring: Retiring, header: memoryview) -> Connection:
-    orders = make_orders(retiring.wake_fd, header)
-    return Connection(sock, **leased(record=shared_words(), drain_signal=retiring, orders=orders))
-
-
-def _chat(conn: Connection, peer: socket.socket) -> None:
-    for _ in range(_CHATTER):
-        peer.send(b"x")
-        assert conn.recv() == b"x"
-
-
-def test_a_peer_that_never_pauses_does_not_keep_the_servers_word_away(
-    pair: Pair, retiring: Retiring
-) -> None:
-    conn = served(pair[0], retiring, memoryview(bytearray(256)).cast("Q"))
-    os.eventfd_write(retiring.wake_fd, 1)
-    with pytest.raises(Closed):
-        _chat(conn, pair[1])
-    assert retiring.order is not None
-
-
-def test_an_order_in_the_header_is_read_before_each_receive(pair: Pair, retiring: Retiring) -> None:
-    header = memoryview(bytearray(256)).cast("Q")
-    conn = served(pair[0], retiring, header)
-    pair[1].send(b"ab")
-    assert conn.recv(1) == b"a"
-    header[ORDERED] = 1
-    retiring.order = order_to("close", 0.0)
-    with pytest.raises(Closed):
-        conn.recv(1)
-    assert conn.unread == b"b"
 
 
 @pytest.mark.parametrize("patient", [False, True])

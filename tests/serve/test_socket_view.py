@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from socketkeep import Connection, HandlerError, WouldBlock
-from socketkeep._serve._socket_view import ConnectionSocket
+from socketkeep.adapters import ConnectionSocket
 from tests.harness.seam import leased
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
+from unittest.mock import patch
 
 import msgspec
 
@@ -125,3 +127,28 @@ def bare(message: Any) -> Any:
     """Return `message` without its descriptors, whose numbers another process has not."""
     absent = {name: ABSENT for name in ("connection", "answer") if hasattr(message, name)}
     return msgspec.structs.replace(message, **absent)
+
+
+@contextmanager
+def overheard(
+    sent: Callable[[Any, Any], object], received: Callable[[Any, Any], object]
+) -> Iterator[None]:
+    """Tell of all that goes over channels of this process, each with its channel.
+
+    sent: of messages.  received: of the packets that whoever is wary gets, as the keeper is.
+    """
+    kind = _channel.Channel
+    enqueue, receive = kind.enqueue, kind.receive
+
+    def enqueued(channel: Any, message: Any, *, close_after: bool = False) -> None:
+        sent(channel, message)
+        enqueue(channel, message, close_after=close_after)
+
+    def taken(channel: Any) -> Any:
+        packet = receive(channel)
+        if packet is not None and channel._wary:
+            received(channel, packet)
+        return packet
+
+    with patch.object(kind, "enqueue", enqueued), patch.object(kind, "receive", taken):
+        yield

@@ -13,8 +13,8 @@ from typing import Any
 import uvloop
 
 from socketkeep import AsyncConnection
-from socketkeep._worker._reactor import EpollReactor, make_reactor
 from tests.harness.seam import leased
+from tests.worker.fakes import make_reactor
 
 _DEADLINE = 10.0
 
@@ -53,7 +53,7 @@ def _take(sock: socket.socket, called: asyncio.Event) -> None:
 @asynccontextmanager
 async def _pairs(
     count: int,
-) -> AsyncIterator[tuple[EpollReactor, list[tuple[socket.socket, socket.socket]]]]:
+) -> AsyncIterator[tuple[Any, list[tuple[socket.socket, socket.socket]]]]:
     reactor = make_reactor()
     pairs = [socket.socketpair() for _ in range(count)]
     try:
