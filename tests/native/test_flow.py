@@ -431,16 +431,17 @@ def test_the_loop_moves(tls: Any, pure: bool) -> None:
     session.close()
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
 @on_all_ways
-def test_the_loop_tells_of_room(way: Way, tls: Any) -> None:
+def test_the_loop_tells_of_room(way: Way, tls: Any, told: bool) -> None:
     """A worker that was slow gets the rest as it reads, however often that is."""
     loop_kind = both(RelayLoop, "RelayLoop")[0 if way[0] is Flow else -1]
     session = Session(way, tls, ssl.TLSVersion.TLSv1_3)
     failed: list[Exception] = []
     loop = loop_kind(lambda *_: None, failed.append)
     flow = session.flow
-    for sock in (flow.sock, flow.plain):
-        loop.watch(sock.fileno(), lambda _events: None)
+    loop.watch(flow.sock.fileno(), lambda _events: None)
+    loop.watch(flow.plain.fileno(), lambda _events: None, told)
     loop.carry(flow, object())
     data = random.Random(1).randbytes(400_000)
     session.says(data)

@@ -35,6 +35,7 @@ _V2_MOST: Final = 65535
 _UNIX_SIZE: Final = 108
 
 _LOCAL, _PROXY = 0x0, 0x1
+_V2_PROXIED: Final = _V2_START + bytes((0x20 | _PROXY,))
 _UNSPECIFIED, _INET, _INET6, _UNIX = 0x0, 0x1, 0x2, 0x3
 _PROTOCOLS: Final[tuple[Protocol | None, ...]] = (None, "stream", "datagram")
 
@@ -452,6 +453,21 @@ def between(source: Endpoint | None, destination: Endpoint | None, tlvs: bytes) 
     """
     family, addresses = _pack_addresses(source, destination)
     return _joined(family, _PROTOCOLS.index("stream"), addresses, tlvs)
+
+
+def packed_ends(source: Endpoint, destination: Endpoint) -> bytes:
+    """Return the addresses as they stand in a header of version 2, with their kind before them.
+
+    Raises ValueError for addresses that do not go together.
+    """
+    family, addresses = _pack_addresses(source, destination)
+    return bytes((family << 4 | _PROTOCOLS.index("stream"),)) + addresses
+
+
+def between_ends(ends: bytes, tlvs: bytes) -> bytes:
+    """As `between`, of what `packed_ends` returns, and of fields that surely have room."""
+    size = len(ends) - 1 + len(tlvs)
+    return _V2_PROXIED + ends[:1] + size.to_bytes(2, "big") + ends[1:] + tlvs
 
 
 def encoded_fields(header: ProxyHeader) -> bytes:

@@ -19,6 +19,7 @@ from socketkeep._base._proxy_header import (
     ProxyHeader,
     ProxyTls,
     between,
+    between_ends,
     encoded_field,
     encoded_fields,
     read_header,
@@ -118,14 +119,13 @@ class EdgeTls:
         Raises ValueError when the client's certificate is too large for it.
         """
         if self.certificate_der is None and not self.proxied:
-            fields = _alike(
+            fields = fields_alike(
                 *(self.server_hostname, self.session_reused, self.protocol, self.ciphers),
                 *(self.alpn, self.edge),
             )
         else:
             fields = self._fields()
-        number = encoded_field(_NUMBER, self.number.to_bytes(8, "big"))
-        raw = between(source, destination, fields + number)
+        raw = between(source, destination, fields + _numbered(self.number))
         if len(raw) > HEADER_LIMIT:
             raise ValueError(
                 f"the client's certificate is too large: what is told of the connection has"
@@ -159,8 +159,20 @@ class EdgeTls:
         )
 
 
+def header_alike(ends: bytes, fields: bytes, number: int) -> bytes:
+    """Return the header of a connection whose client has shown no certificate, and came directly.
+
+    ends: as `packed_ends` has them.  fields: of `fields_alike`.
+    """
+    return between_ends(ends, fields + _numbered(number))
+
+
+def _numbered(number: int) -> bytes:
+    return encoded_field(_NUMBER, number.to_bytes(8, "big"))
+
+
 @lru_cache(maxsize=64)
-def _alike(
+def fields_alike(
     server_hostname: str | None,
     session_reused: bool,
     protocol: str,

@@ -11,19 +11,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
+from socketkeep import _native
 from socketkeep._base import _log
-from socketkeep._base._address import InetAddress, format_address
+from socketkeep._base._address import format_address, peer_text
 from socketkeep._base._proxy_header import Endpoint, read_header
-from socketkeep._base._tls_facts import EdgeTls
+from socketkeep._base._tls_facts import EdgeTls, fields_alike, header_alike
 from socketkeep._config._listener_options import ListenerSettings
 from socketkeep._edge._certificates import EdgeObject, Read, ServerTls, read_file
 from socketkeep._edge._relay import Handshake, HandshakeFailed, Relay
 from socketkeep._edge._relay_loop import make_relay_loop
 from socketkeep._keeper.loop._reactor import Reactor, ReactorTimer
 from socketkeep._stream._edge_handshake import failed, secured
-from socketkeep._wire._inlets import pass_on
+from socketkeep._wire._inlets import ends_of, inet_of, pass_on
 from socketkeep._wire._messages import BytesPassed
 
 #: Seconds from accept(2) until hands must have been shaken, and how many may be at it at a time.
@@ -32,6 +33,7 @@ HANDSHAKE_TIME: Final = 10.0
 MOST_SHAKING: Final = 4096
 #: Seconds until it is looked again whether an inlet has room.
 _LOOK_AGAIN: Final = 0.05
+_STREAM: Final = int(socket.SOCK_STREAM) | socket.SOCK_NONBLOCK
 #: The server ends: no process has the other end of an outlet any more.
 _NOBODY_TAKES: Final = (errno.EPIPE, errno.ECONNRESET)
 #: Seconds in which a client whose worker has gone must take in some more of what was sent.
@@ -63,9 +65,36 @@ class Listening:
         if ends is not None:
             self.sock, self.outlet = ends
         self.delays = not settings.tcp_nodelay
+        self.asks = bool(settings.tls.client_ca)  # for the client's certificate
         self.tls = ServerTls(settings.tls, wary=False, shares=shares, read=read)
         self.watched = False
         self.held = False  # for the sake of the rate
+        # What `socket.accept` asks the listener each time is asked once.
+        self._made = (0, 0) if self.sock is None else (int(self.sock.family), self.sock.proto)
+
+    def accept(self) -> tuple[socket.socket, str] | None:
+        """Return the next connection, which does not block, and its peer; None: nobody waits.
+
+        Raises OSError as accept(2).
+        """
+        assert self.sock is not None
+        if _native.core is None:
+            return _accepted(self.sock)
+        accepted = _native.core.accept(self.sock.fileno())
+        if accepted is None:
+            return None
+        fd, peer = accepted
+        sock = socket.socket(self._made[0], _STREAM, self._made[1], fd)
+        return sock, peer if peer and isinstance(peer, str) else peer_text(sock)
+
+
+def _accepted(listener: socket.socket) -> tuple[socket.socket, str] | None:
+    try:
+        sock, address = listener.accept()
+    except BlockingIOError:
+        return None
+    sock.setblocking(False)
+    return sock, format_address(address)
 
 
 @dataclass(slots=True, frozen=True)
@@ -155,12 +184,11 @@ class Clients:
         """Return how many have shaken hands, and wait until they can be passed on."""
         return len(self._waiting)
 
-    def meet(self, listening: Listening, sock: socket.socket, address: Any) -> None:
+    def meet(self, listening: Listening, sock: socket.socket, peer: str) -> None:
         """Begin with a connection that was accepted."""
-        sock.setblocking(False)
         if not listening.delays:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._begin(listening, sock, format_address(address), None)
+        self._begin(listening, sock, peer, None)
 
     def begin_for(self, listening: Listening, sock: socket.socket, asked: HandshakeRequest) -> None:
         """Begin with a connection on which a worker wants TLS."""
@@ -254,9 +282,8 @@ class Clients:
     def _pass(self, client: EdgeClient, tls: EdgeObject) -> None:
         """Hands are shaken: let a worker have it.  Raises HandshakeFailed."""
         asked = client.asked
-        facts = facts_of(tls, b"" if asked is None else asked.proxied, self.edge, client.number)
         try:
-            client.header = facts.header(*_ends(client))
+            client.header = header_of(client, tls, self.edge)
             if asked is not None:
                 asked.plain.send(secured(client.header))
         except ValueError as error:
@@ -264,8 +291,8 @@ class Clients:
         except OSError as error:
             raise HandshakeFailed("no_room", error.strerror or str(error)) from None
         del self._shaking[client.number]
-        self.tally.handshakes[facts.protocol] += 1
-        self.tally.resumed += facts.session_reused
+        self.tally.handshakes[tls.version() or ""] += 1
+        self.tally.resumed += bool(tls.session_reused)
         client.tls = tls
         if asked is not None:
             self._carry(client, tls, asked.plain)
@@ -285,7 +312,7 @@ class Clients:
                 self._throttle.warning("cannot pass a connection on", error=error.strerror)
             self._end(client)
             return True
-        self._loop.watch(plain.fileno(), partial(self._plain_ready, client))
+        self._loop.watch(plain.fileno(), partial(self._plain_ready, client), False)
         self._carry(client, tls, plain)
         return True
 
@@ -377,6 +404,18 @@ class Clients:
         self._gone()
 
 
+def header_of(client: EdgeClient, tls: EdgeObject, edge: int) -> bytes:
+    """Return the header that tells of a connection.  Raises OSError and ValueError."""
+    proxied = b"" if client.asked is None else client.asked.proxied
+    if proxied or client.listening.asks:
+        return facts_of(tls, proxied, edge, client.number).header(*_ends(client))
+    fields = fields_alike(
+        *(tls.asked_for, bool(tls.session_reused), tls.version() or "", tls.cipher()),
+        *(tls.selected_alpn_protocol(), edge),
+    )
+    return header_alike(ends_of(client.sock), fields, client.number)
+
+
 def facts_of(tls: EdgeObject, proxied: bytes, edge: int, number: int) -> EdgeTls:
     """Return what is told of a connection whose handshake is done; see `EdgeTls`."""
     asks = tls.context.verify_mode is not ssl.CERT_NONE
@@ -405,12 +444,4 @@ def _ends(client: EdgeClient) -> tuple[Endpoint | None, Endpoint | None]:
             raise ValueError("a PROXY header of before is not whole")
         if found[0].source is not None:
             return found[0].source, found[0].destination
-    return _inet(client.sock.getpeername()), _inet(client.sock.getsockname())
-
-
-def _inet(raw: Any) -> InetAddress:
-    """Return an address of a socket without what a PROXY header has no place for."""
-    host = raw[0].partition("%")[0]
-    if host.startswith("::ffff:") and "." in host:
-        host = host[7:]
-    return InetAddress(host, raw[1])
+    return inet_of(client.sock.getpeername()), inet_of(client.sock.getsockname())

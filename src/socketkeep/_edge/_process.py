@@ -283,7 +283,7 @@ class Edge:
                 continue
             listening.watched = wanted
             if wanted:
-                accept = partial(self._accept_of, listening, door)
+                accept = partial(self._accept_of, listening)
                 self._reactor.register(door.fileno(), accept, READABLE | _EXCLUSIVE)
             else:
                 self._reactor.unregister(door.fileno())
@@ -292,16 +292,14 @@ class Edge:
         """Return what connections are accepted from."""
         return [(each, each.sock) for each in self._listening.values() if each.sock is not None]
 
-    def _accept_of(self, listening: Listening, door: socket.socket, _events: int) -> None:
+    def _accept_of(self, listening: Listening, _events: int) -> None:
         pacer = self._pacer
         for _ in range(_ACCEPTED_AT_ONCE):
             if pacer is not None and (wait := pacer.wait(listening.number)):
                 self._hold(listening, wait)
                 return
             try:
-                sock, address = door.accept()
-            except BlockingIOError:
-                return
+                accepted = listening.accept()
             except OSError as error:
                 try:
                     pass_over_given_up(error)
@@ -309,9 +307,11 @@ class Edge:
                     self._pause(str(error))
                     return
                 continue
+            if accepted is None:
+                return
             if pacer is not None:
                 pacer.accepted(listening.number)
-            self._clients.meet(listening, sock, address)
+            self._clients.meet(listening, *accepted)
 
     def _hold(self, listening: Listening, seconds: float) -> None:
         """Accept nothing from a listener for so long, for the sake of the rate."""

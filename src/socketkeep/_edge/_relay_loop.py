@@ -49,8 +49,11 @@ class RelayLoop:
         self._callbacks.clear()
         self._flows.clear()
 
-    def watch(self, fd: int, callback: Callable[[int], None]) -> None:
-        """Call back with the events of a descriptor.  Raises OSError."""
+    def watch(self, fd: int, callback: Callable[[int], None], room: bool = True, /) -> None:
+        """Call back with the events of a descriptor.  Raises OSError.
+
+        room: that it has some is one; the twin hears of none of a flow's plain end while it has.
+        """
         self._epoll.register(fd, _EVENTS)
         self._callbacks[fd] = callback
 

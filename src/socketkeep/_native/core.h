@@ -202,6 +202,8 @@ int inlet_take(int inlet);
 Py_ssize_t inlet_header(int fd, unsigned char header[HEADER_MOST], struct sockaddr_storage *source);
 /* Take the header that was looked at; -1: it is not there any more, and an error is set. */
 int inlet_take_header(int fd, unsigned char header[HEADER_MOST], Py_ssize_t size);
+PyObject *inlet_pass_on(PyObject *module, PyObject *args);
+PyObject *inlet_ends_of(PyObject *module, PyObject *sock);
 
 /* poller.c */
 typedef struct {
@@ -361,8 +363,8 @@ extern PyType_Spec flow_spec;
 
 /* Make what all flows share; -1: an error is set. */
 int flow_prepare(State *state);
-/* Have a loop carry it; -1: an error is set. */
-int flow_carry(Flow *flow, int epoll);
+/* Have a loop carry it; -1: an error is set.  told: the loop is told when its plain end has room. */
+int flow_carry(Flow *flow, int epoll, int told);
 /* Note what one of its descriptors is ready for. */
 void flow_note(Flow *flow, int fd, uint32_t events);
 /* Move what can be moved: whether there is more; -1: an error is set. */

@@ -535,17 +535,16 @@ outward(Flow *flow)
 }
 
 int
-flow_carry(Flow *flow, int epoll)
+flow_carry(Flow *flow, int epoll, int told)
 {
-    if (!flow->plain_takes) {
-        return 0;
-    }
     /* A Unix socket tells of room with each read of its other end, and most have room at all times. */
-    if (relay_loop_watch(epoll, flow->plain_fd, 0) < 0) {
+    int wanted = !flow->plain_takes;
+
+    if (told != wanted && relay_loop_watch(epoll, flow->plain_fd, wanted) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    flow->epoll = epoll;
+    flow->epoll = wanted ? -1 : epoll;
     return 0;
 }
 

@@ -33,6 +33,8 @@ static PyMethodDef functions[] = {
      "The twin of `_base._passing.send`."},
     {"receive_packet", (PyCFunction)(void (*)(void))passing_receive, METH_FASTCALL,
      "That of `receive`; before the arguments comes the class of what it returns."},
+    {"pass_on", inlet_pass_on, METH_VARARGS, "The twin of `_wire._inlets.pass_on`, of descriptors."},
+    {"ends_of", inlet_ends_of, METH_O, "The twin of `_wire._inlets.ends_of`."},
     {"speak_with_openssl", openssl_speak_with, METH_VARARGS,
      "Have flows call the OpenSSL of that library; return whether it has all that they call."},
     {NULL, NULL, 0, NULL},

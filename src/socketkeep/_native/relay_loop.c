@@ -23,6 +23,7 @@ typedef struct {
     PyObject *callback; /* NULL: it is not watched */
     Flow *flow;
     PyObject *owner;
+    int room; /* it is told when there is some */
 } Watched;
 
 typedef struct {
@@ -65,7 +66,7 @@ have_room(RelayLoop *loop, int fd)
         return -1;
     }
     for (int each = loop->size; each < size; each++) {
-        watched[each] = (Watched){NULL, NULL, NULL};
+        watched[each] = (Watched){NULL, NULL, NULL, 0};
     }
     loop->watched = watched;
     loop->size = size;
@@ -85,22 +86,26 @@ RelayLoop_watch(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
 {
     struct epoll_event event = {.events = WATCHED};
     Watched before;
-    int fd;
+    int fd, room;
 
-    if (given != 2) {
-        PyErr_Format(PyExc_TypeError, "watch() takes 2 arguments (%zd given)", given);
+    if (given != 2 && given != 3) {
+        PyErr_Format(PyExc_TypeError, "watch() takes 2 or 3 arguments (%zd given)", given);
         return NULL;
     }
     fd = PyObject_AsFileDescriptor(args[0]);
-    if (fd < 0 || have_room(loop, fd) < 0) {
+    room = given == 3 ? PyObject_IsTrue(args[2]) : 1;
+    if (fd < 0 || room < 0 || have_room(loop, fd) < 0) {
         return NULL;
+    }
+    if (!room) {
+        event.events &= ~EPOLLOUT;
     }
     event.data.fd = fd;
     if (epoll_ctl(loop->epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     before = loop->watched[fd];
-    loop->watched[fd] = (Watched){Py_NewRef(args[1]), NULL, NULL};
+    loop->watched[fd] = (Watched){Py_NewRef(args[1]), NULL, NULL, room};
     drop(before);
     Py_RETURN_NONE;
 }
@@ -139,7 +144,7 @@ RelayLoop_carry(RelayLoop *loop, PyObject *const *args, Py_ssize_t given)
             return NULL;
         }
     }
-    if (flow_carry(flow, loop->epoll) < 0) {
+    if (flow_carry(flow, loop->epoll, loop->watched[fds[1]].room) < 0) {
         return NULL;
     }
     for (int each = 0; each < 2; each++) {
@@ -164,7 +169,7 @@ RelayLoop_forget(RelayLoop *loop, PyObject *number)
         Py_RETURN_NONE;
     }
     before = loop->watched[fd];
-    loop->watched[fd] = (Watched){NULL, NULL, NULL};
+    loop->watched[fd] = (Watched){NULL, NULL, NULL, 0};
     drop(before);
     if (epoll_ctl(loop->epoll, EPOLL_CTL_DEL, (int)fd, NULL) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -13,8 +13,11 @@ import os
 import socket
 from typing import Any, Final
 
+from socketkeep import _native
+from socketkeep._base._address import InetAddress
 from socketkeep._base._originals import Socket
 from socketkeep._base._passing import receive, send
+from socketkeep._base._proxy_header import packed_ends
 
 _SEQPACKET: Final = int(socket.SOCK_SEQPACKET)
 _STREAM: Final = int(socket.SOCK_STREAM) | socket.SOCK_NONBLOCK
@@ -59,6 +62,12 @@ def pass_on(outlet: socket.socket, header: bytes) -> socket.socket:
 
     Raises BlockingIOError while so many wait that there is no room for one more.
     """
+    if _native.core is None:
+        return _pass_on_in_python(outlet, header)
+    return Socket(socket.AF_UNIX, _STREAM, 0, _native.core.pass_on(outlet.fileno(), header))
+
+
+def _pass_on_in_python(outlet: socket.socket, header: bytes) -> socket.socket:
     near, far = socket.socketpair(socket.AF_UNIX, _STREAM)
     with far:
         try:
@@ -68,3 +77,22 @@ def pass_on(outlet: socket.socket, header: bytes) -> socket.socket:
             near.close()
             raise
     return near
+
+
+def inet_of(raw: Any) -> InetAddress:
+    """Return an address of a socket without what a PROXY header has no place for."""
+    host = raw[0].partition("%")[0]
+    if host.startswith("::ffff:") and "." in host:
+        host = host[7:]
+    return InetAddress(host, raw[1])
+
+
+def _ends_of(sock: socket.socket) -> bytes:
+    """Return both addresses of a connection as they stand in a header, see `packed_ends`.
+
+    Raises OSError; ValueError where it has no two addresses of one kind.
+    """
+    return packed_ends(inet_of(sock.getpeername()), inet_of(sock.getsockname()))
+
+
+ends_of = _native.compiled_or(_ends_of, "ends_of")
