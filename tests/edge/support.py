@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import trustme
 
-from socketkeep._base import _tls_facts
+from socketkeep import Connection, TlsInfo
 from socketkeep._edge import _certificates
 from tests.harness import Server, read_reply
 from tests.harness.configuration import tls_settings
+from tests.harness.seam import leased
 from tests.harness.tellers import write_teller
 
 #: Seconds that a handshake may take, and how many are done at a time.
@@ -85,9 +86,11 @@ def server_tls(*files: Files, wary: bool = True, shares: bool = False, **more: A
     return _certificates.ServerTls(tls_settings(*pairs, **more), wary=wary, shares=shares)
 
 
-def facts_in(header: bytes) -> Any:
-    """Return what the edge has told of a connection's TLS; None: nothing."""
-    return _tls_facts.edge_tls(_tls_facts.whole_header(header))
+def facts_in(header: bytes) -> TlsInfo | None:
+    """Return what a handler is told of TLS that ended in the edge; None: nothing."""
+    ours, theirs = socket.socketpair()
+    with theirs, Connection(ours, **leased(id="1-1-1", proxy=header)) as conn:
+        return conn.tls
 
 
 def issue(directory: Path, *names: str, stem: str = "server", **more: Any) -> Files:
