@@ -16,7 +16,8 @@ import stat
 import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from socketkeep import _native
@@ -84,18 +85,34 @@ class Received(NamedTuple):
 
 def send(sock: socket.socket, payload: bytes, descriptors: Sequence[int] = ()) -> int:
     """Send what there is room for now, the descriptors with its first byte; return how much."""
-    if _core is not None and type(sock) is Socket:
-        sent: int = _core.send_packet(sock, payload, descriptors)
-        return sent
-    rights = ((_SOCKET_LEVEL, _RIGHTS, array("i", descriptors)),) if descriptors else ()
-    return sock.sendmsg((payload,), rights, _SEND_FLAGS)
+    return sender(sock)(payload, descriptors)
 
 
 def receive(sock: socket.socket, size: int = PAYLOAD_LIMIT) -> Received:
     """Receive a packet, or up to `size` bytes of a stream.  Raises BlockingIOError."""
+    return receiver(sock, size)()
+
+
+def sender(sock: socket.socket) -> Callable[[bytes, Sequence[int]], int]:
+    """Return what sends by this socket as `send` does, for who sends much."""
     if _core is not None and type(sock) is Socket:
-        received: Received = _core.receive_packet(Received, sock, size)
-        return received
+        return partial(_core.send_packet, sock)
+    return partial(_send_in_python, sock)
+
+
+def receiver(sock: socket.socket, size: int = PAYLOAD_LIMIT) -> Callable[[], Received]:
+    """Return what receives by this socket as `receive` does."""
+    if _core is not None and type(sock) is Socket:
+        return partial(_core.receive_packet, Received, sock, size)
+    return partial(_receive_in_python, sock, size)
+
+
+def _send_in_python(sock: socket.socket, payload: bytes, descriptors: Sequence[int]) -> int:
+    rights = ((_SOCKET_LEVEL, _RIGHTS, array("i", descriptors)),) if descriptors else ()
+    return sock.sendmsg((payload,), rights, _SEND_FLAGS)
+
+
+def _receive_in_python(sock: socket.socket, size: int) -> Received:
     data, ancillary, flags, _ = sock.recvmsg(size, _ANCILLARY, _RECEIVE_FLAGS)
     if not ancillary:
         return Received(data, [], bool(flags & _TRUNCATED))

@@ -98,6 +98,8 @@ class Channel:
         self._most = _LARGEST_TO_SEND_ON if wary else LARGEST
         self.keepers = 1  # how many there have been at the other end
         self._sock = sock
+        self._receive = _passing.receiver(sock)
+        self._send = _passing.sender(sock)
         self._queue: deque[Queued] = deque(queued)
 
     def fileno(self) -> int:
@@ -137,7 +139,8 @@ class Channel:
             if not self._transmit(payload, fds):
                 return
             self._queue.popleft()
-            _after_sending(payload, fds, close_after)
+            if fds:
+                _after_sending(payload, fds, close_after)
 
     def send_now(self, message: Message) -> None:
         """Send `message`, waiting for room.
@@ -150,7 +153,8 @@ class Channel:
             while not self._transmit(payload, fds):
                 self._wait_writable()
         finally:
-            _after_sending(payload, fds, False)
+            if fds:
+                _after_sending(payload, fds, False)
 
     def receive(self) -> Packet | None:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed.
@@ -162,9 +166,11 @@ class Channel:
         """
         for _ in range(_PASSED_OVER_AT_ONCE):
             try:
-                received = self._next()
+                received = self._receive()
             except BlockingIOError:
                 return None
+            except ConnectionResetError:
+                continue  # the other end has gone and had not read all: said once, before the rest
             rest = Packet(None, received.descriptors, received.truncated)
             if not received.data:
                 rest.close()
@@ -229,7 +235,9 @@ class Channel:
         """
         for _ in range(_MOST_DISCARDED):
             try:
-                received = self._next()
+                received = self._receive()
+            except ConnectionResetError:
+                continue
             except OSError:
                 return
             Packet(None, received.descriptors, received.truncated).close()
@@ -242,14 +250,6 @@ class Channel:
             _after_sending(*self._queue.popleft())
         self._sock.close()
 
-    def _next(self) -> _passing.Received:
-        try:
-            return _passing.receive(self._sock)
-        except ConnectionResetError:
-            # The other end has gone and had not read all.  The kernel says so once, and before it
-            # gives out what had been sent here.
-            return self._next()
-
     def _wait_writable(self) -> None:
         poller = select.poll()  # select(2) cannot watch descriptors beyond 1023
         poller.register(self._sock, select.POLLOUT)
@@ -257,7 +257,7 @@ class Channel:
 
     def _transmit(self, payload: bytes, fds: list[int]) -> bool:
         try:
-            _passing.send(self._sock, payload, fds)
+            self._send(payload, fds)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError) as error:

@@ -84,7 +84,7 @@ class _ChannelDrainSignal(LoopDrainSignal):
 
     @property
     def order(self) -> Order | None:
-        order = self._loop.order
+        order = self._loop.link.order
         if order is None or order.how != "finish" or time.monotonic() < self._look_at:
             return order
         # A peer that asks on and on leaves no time to wait, in which `woken` would be called.

@@ -17,12 +17,13 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._connection import Connection
 from socketkeep._stream._lease import DrainSignal, Handoff, Order, handling
+from socketkeep._stream._lifecycle import Detached
 from socketkeep._stream._record import Ended, Record
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import earlier
 from socketkeep._wire._channel import ChannelClosed
 from socketkeep._wire._messages import Acknowledged, Deliver, Disconnect, NameTaken, Told
-from socketkeep._wire._scoreboard import id_of
+from socketkeep._wire._scoreboard import CROWDED, id_of
 from socketkeep._worker._accepting import LEEWAY, Allowance, BadAccept, Gate, Standing
 from socketkeep._worker._casting import have_cast
 from socketkeep._worker._entry import Entry
@@ -140,7 +141,7 @@ class SyncLoop:
     @property
     def is_full(self) -> bool:
         """Return whether a seat that became free would be for a new connection."""
-        return self.order is None and self._allowance.wants_room(self.open)
+        return self.link.order is None and self._allowance.wants_room(self.open)
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call when `fd` is readable."""
@@ -156,16 +157,17 @@ class SyncLoop:
         self.link.start()
         place.office = self.post
         tell_ready(self.environment)
-        while self.order is None or self._goes_on():
+        link = self.link
+        while link.order is None or self._goes_on():
             if self._attached:
                 self._model.serve(self._attached.popleft())
                 continue  # in `prefork` it may have been served to its end, and this worker retired
             if not self.gate.paused:
                 self._model.resume()
             self._open_gate()
-            self.notice_delivery.check(retired=self.order is not None)
+            self.notice_delivery.check(retired=link.order is not None)
             patience = earlier(self._model.patience, self.notice_delivery.patience)
-            hurry = self.order is not None or bool(self.lingering) or patience is not None
+            hurry = link.order is not None or bool(self.lingering) or patience is not None
             doors = []
             for fd in self.gate.wait(self._patience(patience) if hurry else None):
                 call = self.callbacks.get(fd)
@@ -255,7 +257,7 @@ class SyncLoop:
 
     def _open_gate(self) -> None:
         """Accept as long as there is a seat."""
-        able = self.order is None and self._allowance.permits(self.open)
+        able = self.link.order is None and self._allowance.permits(self.open)
         if self._standing is not None:
             serving = self.open if able else None
             if serving != self._shown:
@@ -532,6 +534,8 @@ def _note_end(
     if os.getpid() != pid:
         end_forked(handler.name, loop.environment.scoreboard, error)
     try:
+        if type(error) is Detached:
+            return  # as most do where connections are parked
         if error is not None:
             raise error
         if returned is not None:
@@ -619,17 +623,18 @@ class LoopDrainSignal:
 
     def __init__(self, loop: SyncLoop) -> None:
         self._loop = loop
+        self._words = loop.environment.scoreboard.words
 
     @property
     def order(self) -> Order | None:
-        return self._loop.order
+        return self._loop.link.order
 
     def asked(self, record: Record) -> Order | None:
         return self._loop.notices.asked(record)
 
     @property
     def crowded(self) -> bool:
-        return self._loop.environment.scoreboard.crowded
+        return self._words[CROWDED] != 0
 
     @property
     def full(self) -> bool:

@@ -414,13 +414,15 @@ class Connections:
 
     def _move_on(self, held: HeldConnection) -> None:
         """Give it to a worker once what is said of it is stored: two could go on with it else."""
+        if self.connection_table.store is None:
+            self._move_now(held)
+        else:
+            self.connection_table.when_stored(partial(self._move_now, held))
 
-        def move_on() -> None:
-            same = self.connection_table.get(held.id) is held
-            if same and held.ownership.state is OwnershipState.MOVING:
-                self.moves.put(held)
-
-        self.connection_table.when_stored(move_on)
+    def _move_now(self, held: HeldConnection) -> None:
+        same = self.connection_table.get(held.id) is held
+        if same and held.ownership.state is OwnershipState.MOVING:
+            self.moves.put(held)
 
     def attached(self, worker: Worker, message: Attached) -> None:
         """A worker holds the connection that it was sent."""

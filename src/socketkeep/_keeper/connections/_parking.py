@@ -86,7 +86,8 @@ class Parking:
             self._reactor.call_later(_RETRY, lambda: self._arrived(held))
         if held.unsent:
             self._watch_for_stall(held)
-        self._expect_idle()
+        if self._idle_timeout:
+            self._expect_idle()
         if (due := self._due(held)[0]) is not None:
             heappush(self._deadlines, (due, held.id))
             if len(self._deadlines) > 2 * len(self._parked) + _FEW:
@@ -101,7 +102,8 @@ class Parking:
         self._idle_timeout, self._first_bytes_timeouts = idle_timeout, first_bytes_timeouts
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self._expect_idle()
+        if idle_timeout:
+            self._expect_idle()
         self._gather_deadlines()
         self._expect_deadline()
 
@@ -246,7 +248,7 @@ class Parking:
         return self._parked.pop(held.id, None) is not None
 
     def _expect_idle(self) -> None:
-        if self._idle_timeout and (self._idle_timer is None or not self._idle_timer.pending):
+        if self._idle_timer is None or not self._idle_timer.pending:
             first = next(iter(self._parked.values()), None)
             if first is not None:
                 when = first.since + self._idle_timeout

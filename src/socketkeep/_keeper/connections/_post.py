@@ -343,9 +343,8 @@ class Post:
 
     def learn(self, worker: Worker, handoff: ConnectionDetached) -> None:
         """Note what a connection is called that another keeper's worker has given up."""
-        if self.names.get(handoff.id) is None and (
-            handoff.name or handoff.groups or handoff.labels
-        ):
+        named = handoff.name or handoff.groups or handoff.labels
+        if named and self.names.get(handoff.id) is None:
             known = NamedConnection(handoff.id, handoff.epoch, worker.serial)
             if handoff.name and self.names.named(handoff.name) is None:
                 self.names.put(known, handoff.name, frozenset(handoff.groups), handoff.labels)

@@ -91,7 +91,8 @@ class Reactor:
     def register(self, fd: int, callback: Callback, events: int = READABLE) -> None:
         self._epoll.register(fd, events)
         self._callbacks[fd] = callback
-        self._note_interest(fd, events)
+        if events != READABLE or self._interests:
+            self._note_interest(fd, events)
         if self._paused:
             self._paused.pop(fd, None)
 

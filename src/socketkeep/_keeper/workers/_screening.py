@@ -198,23 +198,29 @@ class Screening:
         return worker.guests is None or name in worker.guests
 
     def _check_detached(self, worker: Worker, message: ConnectionDetached) -> None:
+        """As `check`; what most do not have is looked at where it is there, since many come."""
         self._require_id(message.id)
         _require_epoch(message.epoch)
         self._require_listener(worker, message.listener)
         _require_peer(message.peer)
         _require_state(message.state)
-        _require_amount(message.written + 1, message.taken_in + 1)
-        _require(not message.reply, "reply of a connection that is given up:", message.reply[:20])
+        if message.reply:
+            _require(False, "reply of a connection that is given up:", message.reply[:20])
         _require_amount(
             *(message.accepted_at, message.active_at, message.bytes_in, message.bytes_out),
             *(message.header_by, message.deadline, message.inflow_full_at),
+            *(message.written + 1, message.taken_in + 1),
         )
-        _require(-1 <= message.row < worker.scoreboard.rows, "row", message.row)
-        _require_header(message.proxy)
-        _require_registration(message.name, message.groups, message.labels)
-        length = len(message.trace)
-        _require(length <= _LONGEST_TRACE, "trace of so many characters:", length)
-        self._check_connection(worker, message.connection)
+        if not -1 <= message.row < worker.scoreboard.rows:
+            raise Nonsense(f"there can be no row {message.row}")
+        if message.proxy:
+            _require_header(message.proxy)
+        if message.name or message.groups or message.labels:
+            _require_registration(message.name, message.groups, message.labels)
+        if len(message.trace) > _LONGEST_TRACE:
+            raise Nonsense(f"there can be no trace of so many characters: {len(message.trace)}")
+        if message.connection != ABSENT:
+            self._check_connection(worker, message.connection)
         # Last: a pipe for the answer is as it is only until something else is done.
         if message.answer != ABSENT:
             try:
@@ -234,7 +240,8 @@ class Screening:
 
     def _require_listener(self, worker: Worker, number: int) -> None:
         known = self._listeners if worker.adopted is None else len(worker.adopted.listeners)
-        _require(0 <= number < known, "listener", number)
+        if not 0 <= number < known:
+            raise Nonsense(f"there can be no listener {number}")
 
     def _check_connection(self, worker: Worker, fd: int) -> None:
         if fd == ABSENT:
@@ -271,7 +278,8 @@ def _require_id(name: str) -> None:
 
 
 def _require_epoch(epoch: int) -> None:
-    _require(1 <= epoch <= LAST_EPOCH, "epoch", epoch)
+    if not 1 <= epoch <= LAST_EPOCH:
+        raise Nonsense(f"there can be no epoch {epoch}")
 
 
 def _require_peer(peer: str) -> None:

@@ -161,16 +161,18 @@ class Link:
             return  # what it sent before is still to be read; the end comes after that
         except OSError:
             # Writable, and yet the system has no room: to wait for it by epoll would spin.
-            self._watch_writes(False)
+            if self._watching_writes:
+                self._watch_writes(False)
             self._reactor.call_later(_RETRY, self._flush)
         else:
-            self._watch_writes(self._channel.wants_write)
+            wanted = self._channel.wants_write
+            if wanted != self._watching_writes:
+                self._watch_writes(wanted)
 
     def _watch_writes(self, wanted: bool) -> None:
-        if wanted != self._watching_writes:
-            self._watching_writes = wanted
-            events = READABLE | WRITABLE if wanted else READABLE
-            self._reactor.modify(self._channel.fileno(), events)
+        self._watching_writes = wanted
+        events = READABLE | WRITABLE if wanted else READABLE
+        self._reactor.modify(self._channel.fileno(), events)
 
     def _lost(self) -> None:
         on_closed = self._on_closed
