@@ -290,7 +290,7 @@ class ForkModel:
         child.work.close()
 
     def _rehearse(self, times: int, row: int | None = None) -> None:
-        """Serve connections as a child does, with a handler that does what most handlers do.
+        """Serve connections as a child does, to its end, with a handler that does what most do.
 
         row: of the scoreboard, for connections that are made before.
         """
@@ -321,6 +321,9 @@ class ForkModel:
                     entry = Entry(0, words, ours, lease, hooks, 0, "nobody")
                 words[record.ENDED] = record.NOT_YET
                 model._serve(entry)
+            with suppress(Exception):  # whatever the code has put in their place
+                sys.stdout.flush()
+                sys.stderr.flush()
 
     def _reap(self, child: Child[Hand]) -> None:
         ended = self._children.reap(child)
