@@ -96,7 +96,7 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 class CompiledBufferMachine(BufferMachine):
-    make = both(buffer, "ReceiveBuffer")[-1]
+    make = staticmethod(both(buffer, "ReceiveBuffer")[-1])
 
 
 TestBuffer = BufferMachine.TestCase
