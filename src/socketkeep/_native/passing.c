@@ -45,7 +45,7 @@ put_rights(struct msghdr *message, Control *control, PyObject *descriptors)
 {
     PyObject *list = PySequence_Fast(descriptors, "descriptors are a sequence");
     Py_ssize_t count = list ? PySequence_Fast_GET_SIZE(list) : 0;
-    struct cmsghdr *header;
+    struct cmsghdr *header = &control->align; /* the first */
 
     if (!list) {
         return -1;
@@ -57,7 +57,6 @@ put_rights(struct msghdr *message, Control *control, PyObject *descriptors)
         memset(control, 0, CMSG_SPACE((size_t)count * sizeof(int)));
         message->msg_control = control;
         message->msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
-        header = CMSG_FIRSTHDR(message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
         header->cmsg_len = CMSG_LEN((size_t)count * sizeof(int));
@@ -162,7 +161,6 @@ passing_receive(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     State *state = PyModule_GetState(module);
     struct msghdr message = {.msg_iovlen = 1};
-    PyTypeObject *kind = given ? (PyTypeObject *)args[0] : NULL;
     Py_ssize_t size = PACKET_SIZE;
     char *room = state->packet;
     struct iovec piece;
@@ -171,7 +169,8 @@ passing_receive(PyObject *module, PyObject *const *args, Py_ssize_t given)
     ssize_t came;
     int fd;
 
-    if (given < 2 || given > 3 || !PyType_Check(kind) || !PyType_IsSubtype(kind, &PyTuple_Type)) {
+    if (given < 2 || given > 3 || !PyType_Check(args[0]) ||
+        !PyType_IsSubtype((PyTypeObject *)args[0], &PyTuple_Type)) {
         PyErr_SetString(PyExc_TypeError, "receive_packet() takes a class of tuples, a socket, and a size");
         return NULL;
     }
@@ -201,7 +200,7 @@ passing_receive(PyObject *module, PyObject *const *args, Py_ssize_t given)
     if (came < 0) {
         whole = PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
     } else {
-        whole = packet(kind, room, came, &message);
+        whole = packet((PyTypeObject *)args[0], room, came, &message);
     }
     if (room != state->packet) {
         PyMem_Free(room);
