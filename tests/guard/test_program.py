@@ -21,6 +21,9 @@ import pytest
 from socketkeep._guard._program import APART, NAMES, RENEW, SIDECAR_VERSION, Plan
 from tests.guard.support import PROGRAMS
 
+#: More words than a socket has room for.
+MANY: Final = 1000
+
 #: Every keeper's: it is told what it is, and can tell the guard.
 BEGINNING: Final = """
 import array, json, os, signal, socket, sys, time
@@ -386,6 +389,53 @@ signal.pause()
         f"socketkeep: guard: the guard at {path} is gone: it has ended",
         "socketkeep: guard: the guard of app holds it again: 2 descriptors",
     ]
+
+
+def test_a_barrier_is_passed_when_the_sidecar_has_what_came_before(
+    tmp_path: Path, program: list[str]
+) -> None:
+    """And at once where there is nothing to wait for."""
+    script = (
+        BEGINNING
+        + f"""
+import select
+
+def passed(seconds):
+    here, there = os.pipe()
+    tell("BARRIER=1", fds=[there])
+    os.close(there)
+    poller = select.poll()
+    poller.register(here)
+    return here, bool(poller.poll(seconds * 1000))
+
+first = passed(20)[1]
+for number in range({MANY}):
+    store(f"stored.{{number}}", "")
+here, early = passed(0.3)
+report(first=first, early=early)
+os.read(here, 1)
+tell("READY=1")
+tell("STOPPING=1")
+"""
+    )
+    command, told = keeper(tmp_path, script)
+    path = str(tmp_path / "sidecar.sock")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        planned(sidecar=path, name="app", starts=0) as plan,
+    ):
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(20.0)
+        done = start(program, plan, command)
+        with accept(listener) as sidecar:
+            assert sidecar.recv(1000)
+            sidecar.send(b"END=1")
+            assert report(told) == {"first": True, "early": False}
+            names = [hear(sidecar)[0] for _ in range(MANY)]
+            assert names[-1] == f"FDSTORE=1\nFDNAME=stored.{MANY - 1}"
+            done.communicate(timeout=20)
+    assert done.returncode == 0
 
 
 def test_a_sidecar_that_refuses(tmp_path: Path, program: list[str]) -> None:

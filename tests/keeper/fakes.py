@@ -152,9 +152,14 @@ class ServiceManager(_notify.Notifier):
             self.sent.append(sign + words[-1].removeprefix("FDNAME=socketkeep."))
         return self.has_room
 
-    def store(self, reactor: _reactor.Reactor, names: Collection[str] = ()) -> _fdstore.FdStore:
+    def store(
+        self,
+        reactor: _reactor.Reactor,
+        names: Collection[str] = (),
+        passes_on: bool = False,
+    ) -> _fdstore.FdStore:
         """Return the keeper's view of its store, in which these are."""
-        return _fdstore.FdStore(reactor, self, 9, 100, names)
+        return _fdstore.FdStore(reactor, self, 9, 100, names, passes_on=passes_on)
 
 
 @dataclass(eq=False)

@@ -498,6 +498,7 @@ def _notify_manager(
             *(reactor, notifier, keeper.boot, terms.store, names),
             manager=manager,
             edges_stay=guard is not None,
+            passes_on=guard is not None and ":" in keeper.config.guard,
         )
         stack.callback(store.close)
         return store

@@ -193,10 +193,20 @@ class Sidecar:
             if name not in but:
                 self.tell(f"FDSTORE=1\nFDNAME={name}", fd)
 
+    def close_in_turn(self, fd: int) -> bool:
+        """Close it when all that this was told so far has been sent; return False if that is so."""
+        if self.pending:
+            self._queue.append((b"", fd))
+        return self.pending
+
     def flush(self) -> None:
         """Send what there is room for."""
         while self._queue and self.socket is not None:
             words, fd = self._queue[0]
+            if not words:
+                del self._queue[0]
+                os.close(fd)
+                continue
             rights = array.array("i", [fd] if fd >= 0 else [])
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
             try:
@@ -272,6 +282,9 @@ class GuardProgram:
         self._reap()  # what ended before the handlers were set
         if self._plan.keeper and not _is_child(self._plan.keeper):
             self._watch_parent()
+        if self._sidecar is not None and self._sidecar.socket is None:
+            # Before a barrier is heard, which would not wait for it.
+            self._reconnect(self._sidecar, time.monotonic())
         while True:
             poller = select.poll()
             poller.register(self._wake, select.POLLIN)
@@ -445,7 +458,7 @@ class GuardProgram:
                 os.close(fd)
 
     def _act(self, words: "dict[str, str]", fds: "array.array[int]") -> bool:
-        """Do what the keeper asks for; return whether the first descriptor is stored."""
+        """Do what the keeper asks for; return whether the first descriptor is kept."""
         plan = self._plan
         self._heard_at = time.monotonic()
         if "READY" in words:
@@ -456,6 +469,8 @@ class GuardProgram:
             self._ending = True
         if RENEW in words:
             self._renew(words[RENEW].split(APART))
+        if "BARRIER" in words:
+            return bool(fds) and self._sidecar is not None and self._sidecar.close_in_turn(fds[0])
         name = words.get("FDNAME", "")
         if "FDSTOREREMOVE" in words:
             fd = plan.stored.pop(name, -1)

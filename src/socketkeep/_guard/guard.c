@@ -328,7 +328,7 @@ static void become_next(void)
 
 /* What the keeper says. */
 
-/* Do what it asks for; return whether the descriptor, -1: none, is stored. */
+/* Do what it asks for; return whether the descriptor, -1: none, is kept. */
 static bool act(char *text, int fd)
 {
     char value[LARGEST + 1], name[LARGEST + 1];
@@ -345,6 +345,8 @@ static bool act(char *text, int fd)
         guard.ending = true;
     if (word(text, "X_SOCKETKEEP_RENEW", value, sizeof value))
         renew(value);
+    if (word(text, "BARRIER", value, sizeof value))
+        return fd >= 0 && close_in_turn(&guard.link, fd);
     if (!word(text, "FDNAME", name, sizeof name) || !*name)
         return false;
     if (word(text, "FDSTOREREMOVE", value, sizeof value)) {
@@ -508,6 +510,8 @@ static _Noreturn void run(void)
 {
     reap(); /* what ended before */
     watch_parent();
+    if (is_lost(&guard.link)) /* before a barrier is heard, which would not wait for it */
+        reconnect(&guard.link, &guard.stored);
     while (true) {
         struct pollfd fds[] = {
             {.fd = guard.signals, .events = POLLIN},

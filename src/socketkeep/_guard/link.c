@@ -48,7 +48,7 @@ static void flush(struct link *link)
 {
     while (link->first && link->fd >= 0) {
         struct unsent *each = link->first;
-        if (!send_word(link->fd, each->words, each->length, each->fd)) {
+        if (each->length && !send_word(link->fd, each->words, each->length, each->fd)) {
             if (errno != EAGAIN)
                 close_link(link, strerror(errno));
             return;
@@ -74,6 +74,17 @@ void tell(struct link *link, const char *what, const char *name, int fd)
     *link->last = each;
     link->last = &each->next;
     flush(link);
+}
+
+bool close_in_turn(struct link *link, int fd)
+{
+    if (link->fd < 0 || !link->first)
+        return false;
+    struct unsent *each = need(malloc(sizeof *each));
+    *each = (struct unsent){.fd = fd}; /* no words */
+    *link->last = each;
+    link->last = &each->next;
+    return true;
 }
 
 /* Take from the sidecar what it holds for the server, until it says that this is all.  names_only:

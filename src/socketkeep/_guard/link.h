@@ -22,6 +22,8 @@ struct link {
 bool open_link(struct link *link, struct table *held, bool names_only, char *why);
 /* Have it do what the keeper has asked this guard for; fd: what goes with it, or -1. */
 void tell(struct link *link, const char *what, const char *name, int fd);
+/* Close it when all that this was told so far has been sent; return false if that is so. */
+bool close_in_turn(struct link *link, int fd);
 /* Do what poll(2) has said of it. */
 void look_after(struct link *link, short events);
 /* Return whether it is to be found again. */

@@ -27,6 +27,7 @@ import msgspec
 
 from socketkeep._base import _log
 from socketkeep._base._passing import sealed_size
+from socketkeep._keeper.connections._barrier import Barrier
 from socketkeep._keeper.loop._notify import Notifier
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.tables._connection_table import HeldConnection
@@ -104,8 +105,12 @@ class FdStore:
         names: Iterable[str],
         manager: str = "service manager",
         edges_stay: bool = False,
+        passes_on: bool = False,
     ) -> None:
-        """manager: whose store it is, for the log.  edges_stay: whether they outlive the keeper."""
+        """manager: whose store it is, for the log.  edges_stay: whether they outlive the keeper.
+
+        passes_on: whether who stores it passes it on, and may die together with the keeper.
+        """
         self._reactor = reactor
         self._notifier = notifier
         self._boot = boot
@@ -120,6 +125,7 @@ class FdStore:
         self._sent = 0  # of what was in the queue
         self._progress_at = 0.0  # when the last of it was sent, or the first came to wait
         self._sending = False
+        self._barrier = Barrier(reactor, notifier) if passes_on else None
         self._gathering = False  # until who stores begins with what is in the queue
         # Who is to be called, and after how much of it was sent.
         self._calls: deque[tuple[int, Callable[[], None]]] = deque()
@@ -178,6 +184,8 @@ class FdStore:
         """
         if self._queue:
             self._calls.append((self._sent + len(self._queue), call))
+        elif self._barrier is not None:
+            self._barrier.when_passed(call)
         else:
             call()
 
@@ -186,12 +194,13 @@ class FdStore:
         deadline = time.monotonic() + _LAST
         while not self._send_queued() and time.monotonic() < deadline:
             time.sleep(_PAUSE)  # the loop does not run, and nothing else tells of room
-        while self._calls:
-            self._call_first()
+        self._call_all()
 
     def close(self) -> None:
         """Send what is left, for a moment at most, and then no more."""
         self._calls.clear()
+        if self._barrier is not None:
+            self._barrier.drop()
         self.settle()
         self._clear_queue()
 
@@ -227,8 +236,7 @@ class FdStore:
         self._clear_queue()
         self._names.clear()
         self._unheld.clear()
-        while self._calls:
-            self._call_first()
+        self._call_all()
 
     def _clear_queue(self) -> None:
         for _, fd in self._queue:
@@ -435,12 +443,21 @@ class FdStore:
             if self._calls and self._reactor.clock() - self._progress_at >= _PATIENCE:
                 left = len(self._queue)
                 self._throttle.warning("what is to be stored is not taken", waiting=left)
-                while self._calls:
-                    self._call_first()
+                self._call_all()
 
     def _call_first(self) -> None:
         _, call = self._calls.popleft()
-        self._reactor.attempt(call)  # a mistake in it keeps nothing from being sent
+        if self._barrier is not None:
+            self._barrier.when_passed(call)
+        else:
+            self._reactor.attempt(call)  # a mistake in it keeps nothing from being sent
+
+    def _call_all(self) -> None:
+        """Call who waits, whatever has been sent or passed on."""
+        while self._calls:
+            self._call_first()
+        if self._barrier is not None:
+            self._barrier.give_up()
 
     def _send_queued(self) -> bool:
         """Send what there is room for, and call who waits for that; return whether that was all."""
