@@ -132,9 +132,9 @@ SOAK_ARGS ?=
 soak: setup ## servers under all that happens to them in a year, for SOAK_SECONDS: nothing is lost, nothing rises
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
-# One for each core: each collects all of the tests.  Neighbours run in one process and share what
-# their file has made.  Fewer random examples than in `make test`: see tests/conftest.py.
-UNIT_WORKERS ?= 2
+# One more than there are cores: each collects all of the tests, and some of these wait.  Neighbours
+# run in one process.  Fewer random examples than in `make test`: see tests/conftest.py.
+UNIT_WORKERS ?= 3
 
 .PHONY: test-unit
 test-unit: setup ## the tests that start no process: for the inner loop, in less than a minute
