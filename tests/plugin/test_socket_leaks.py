@@ -46,9 +46,15 @@ def test_loop():
 def test_child():
     with opened() as listener:
         listener.set_inheritable(True)
-        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        # Its other descriptors come and go while it is looked at.
+        code = (
+            "import os; print('ready', flush=True)\\n"
+            "while True: [os.close(fd) for fd in [os.open('/', 0) for _ in range(50)]]"
+        )
+        command = [sys.executable, "-c", code]
         fds = [listener.fileno()]
-        kept.append(subprocess.Popen(command, pass_fds=fds))
+        kept.append(subprocess.Popen(command, pass_fds=fds, stdout=subprocess.PIPE))
+        kept[-1].stdout.readline()
 
 def test_in_a_thread():
     thread = threading.Thread(target=lambda: kept.append(socket.socket()))  # LINE thread

@@ -220,12 +220,16 @@ def _children(pid: int) -> set[int]:
 
 def _sockets_of(pid: int) -> list[tuple[int, int]]:
     """Return descriptor and inode of each socket of a process, none when it has ended."""
-    found = []
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            link = os.readlink(f"/proc/{pid}/fd/{name}")
-            if link.startswith("socket:["):
-                found.append((int(name), int(link[8:-1])))
+        names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
-        return found
+        return []
+    found = []
+    for name in names:
+        try:
+            link = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue  # closed since it was listed, and others are not
+        if link.startswith("socket:["):
+            found.append((int(name), int(link[8:-1])))
     return found
