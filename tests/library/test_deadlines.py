@@ -66,8 +66,8 @@ def test_none_is_set(pair: Pair) -> None:
 def test_bytes_do_not_put_it_off(pair: Pair, limit: float | None) -> None:
     """It ends a message that never ends, whatever limit the receive has of its own."""
     conn = Connection(pair[0])
-    conn.deadline = Deadline.after(SOON)
     began = time.monotonic()
+    conn.deadline = Deadline.after(SOON)
     with pytest.raises(Closed, match=PASSED):
         conn.recv_until(b"\n", timeout=limit)
     assert SOON <= time.monotonic() - began < 5
@@ -144,8 +144,8 @@ def test_it_goes_along_when_the_connection_is_parked(pair: Pair) -> None:
 def test_bytes_do_not_put_it_off_for_a_task(pair: Pair, run: Run, limit: float | None) -> None:
     async def scenario() -> None:
         conn = AsyncConnection(pair[0])
-        conn.deadline = Deadline.after(SOON)
         began = time.monotonic()
+        conn.deadline = Deadline.after(SOON)
         with pytest.raises(Closed, match=PASSED):
             await conn.recv_until(b"\n", timeout=limit)
         assert SOON <= time.monotonic() - began < 5

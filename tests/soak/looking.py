@@ -47,11 +47,12 @@ def processes(session: int) -> int:
     return sum(each.alive or each.parent in found for each in found.values())
 
 
-def _session(pid: int) -> int:
+def _session(pid: int) -> int | None:
+    """Return the session of a process; None: it has ended."""
     try:
         return os.getsid(pid)
     except ProcessLookupError:
-        return -1
+        return None
 
 
 def clients_of(pid: int) -> set[int]:
