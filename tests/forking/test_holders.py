@@ -83,7 +83,7 @@ def test_they_read_well() -> None:
 
 
 def test_a_command_is_one_printable_line(pair: Pair) -> None:
-    """What a process has written into its command line cannot break the message."""
+    """A process cannot break the message by its command line."""
     conn = Connection(pair[0])
     command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
     with subprocess.Popen(

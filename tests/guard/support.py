@@ -27,6 +27,8 @@ INSTALLED: Final = _becoming.guard_installed()
 IS_COMPILED: Final = INSTALLED == [_becoming.COMPILED]
 #: The first word of a server's guard to a sidecar.
 HELLO: Final = b"HELLO=1\nSERVER=app"
+#: How many descriptors a guard has room for, of --guard-store.
+store_room: Final = _becoming.store_room
 
 
 class GuardedServer(Server):

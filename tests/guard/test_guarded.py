@@ -21,6 +21,7 @@ from tests.guard.support import (
     given,
     kill_together,
     store_at,
+    store_room,
 )
 from tests.guard.test_program import REPORTING, keeper, planned, report, start
 from tests.harness import Capture, connect, read_reply, read_to_end, write_handler
@@ -356,6 +357,11 @@ def test_a_keeper_that_never_served_is_not_started_again(tmp_path: Path) -> None
         for pid in server.processes():  # a template that still reads the code
             os.kill(pid, signal.SIGKILL)
             assert wait_exit(pid, 5.0)
+
+
+def test_a_store_has_room_for_what_may_be_open() -> None:
+    assert store_room(5) == 5
+    assert 0 < store_room(0) < 1 << 20 or store_room(0) == 1 << 20
 
 
 def test_a_store_that_is_too_small(tmp_path: Path) -> None:

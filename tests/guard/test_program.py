@@ -316,10 +316,7 @@ def test_a_keeper_that_dies_at_once_with_a_sidecar(tmp_path: Path, program: list
     """
     command, told = keeper(tmp_path, REPORTING)
     path = str(tmp_path / "sidecar.sock")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(path)
-        listener.listen()
-        listener.settimeout(20.0)
+    with listening(path) as listener:
         parent = subprocess.Popen(
             [sys.executable, "-c", PARENT, json.dumps([program, command]), path, "app"],
             stdin=subprocess.PIPE,
@@ -352,12 +349,9 @@ signal.pause()
     command, told = keeper(tmp_path, script)
     path = str(tmp_path / "sidecar.sock")
     with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        listening(path) as listener,
         planned(sidecar=path, name="app", starts=0) as plan,
     ):
-        listener.bind(path)
-        listener.listen()
-        listener.settimeout(20.0)
         done = start(program, plan, command)
         hello = f"HELLO={SIDECAR_VERSION}\nSERVER=app".encode()
         with accept(listener) as sidecar:
@@ -421,12 +415,9 @@ tell("STOPPING=1")
     command, told = keeper(tmp_path, script)
     path = str(tmp_path / "sidecar.sock")
     with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        listening(path) as listener,
         planned(sidecar=path, name="app", starts=0) as plan,
     ):
-        listener.bind(path)
-        listener.listen()
-        listener.settimeout(20.0)
         done = start(program, plan, command)
         with accept(listener) as sidecar:
             assert sidecar.recv(1000)
@@ -443,12 +434,9 @@ def test_a_sidecar_that_refuses(tmp_path: Path, program: list[str]) -> None:
     command, told = keeper(tmp_path, REPORTING)
     path = str(tmp_path / "sidecar.sock")
     with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+        listening(path) as listener,
         planned(sidecar=path, name="app", starts=0) as plan,
     ):
-        listener.bind(path)
-        listener.listen()
-        listener.settimeout(20.0)
         done = start(program, plan, command)
         with accept(listener) as sidecar:
             assert sidecar.recv(1000)
@@ -471,6 +459,16 @@ def test_a_sidecar_that_is_not_there(tmp_path: Path, program: list[str]) -> None
         " start it there first, by socketkeep guard --listen\n"
     )
     assert not told.exists()
+
+
+@contextmanager
+def listening(path: str) -> Iterator[socket.socket]:
+    """Listen as a sidecar does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.settimeout(20.0)
+        yield listener
 
 
 def accept(listener: socket.socket) -> socket.socket:

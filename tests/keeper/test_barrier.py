@@ -58,7 +58,7 @@ def scene(make_bench: MakeBench) -> Iterator[Scene]:
 
 
 def test_one_after_another(scene: Scene) -> None:
-    """Who comes while one is under way waits for the next, with all who come then."""
+    """A call that comes while one is under way waits for the next, with all that come then."""
     for name in ("a", "b", "c"):
         scene.wait(name)
     scene.bench.settle()

@@ -427,16 +427,6 @@ def test_names_are_as_systemd_wants_them(address: str) -> None:
     assert name != listener_stored_as(address + "1")
 
 
-@pytest.fixture
-def storing(make_bench: MakeBench) -> Iterator[tuple[Bench, ServiceManager]]:
-    """A keeper of one worker that stores, and the manager."""
-    bench = make_bench(workers=1, keep="crash", bind=[])
-    manager = ServiceManager()
-    bench.keeper.use_store(manager.store(bench.reactor))
-    yield bench, manager
-    manager.close()
-
-
 def successors(bench: Bench) -> list[FarWorker]:
     """Have the dead worker's slot be filled, and what waits be given."""
     bench.advance(6)

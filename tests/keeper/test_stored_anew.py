@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 
 import msgspec
 import pytest
 
 from tests.keeper.bench import Bench, is_alive
-from tests.keeper.conftest import MakeBench
 from tests.keeper.fakes import Served, ServiceManager
 from tests.keeper.test_restoring import killed, successors
 
 
-@pytest.fixture
-def storing(make_bench: MakeBench) -> Iterator[tuple[Bench, ServiceManager]]:
-    """A keeper of one worker that stores, and who stores for it."""
-    bench = make_bench(workers=1, keep="crash", bind=[])
-    manager = ServiceManager()
-    bench.keeper.use_store(manager.store(bench.reactor))
-    yield bench, manager
-    manager.close()
+def given_up(bench: Bench) -> Served:
+    """Have a connection that is kept lose its worker."""
+    (worker,) = bench.start()
+    _, served = bench.kept(worker)
+    killed(bench, served, worker)
+    return served
 
 
 def parked(bench: Bench) -> Served:
@@ -65,9 +61,7 @@ def test_a_row_tells_until_another_guard_has_the_handoff(
 ) -> None:
     """A sidecar has the row alone by then: freed, it would say that the connection has ended."""
     bench, manager = storing
-    (worker,) = bench.start()
-    _, served = bench.kept(worker)
-    killed(bench, served, worker)
+    served = given_up(bench)
     store = manager.store(bench.reactor)
     manager.sent.clear()
     store.gather()
@@ -84,9 +78,7 @@ def test_a_handoff_of_what_is_on_its_way_is_of_the_lease_before(
 ) -> None:
     """Whoever has read it by now may have served: its row is to be the later one."""
     bench, manager = storing
-    (worker,) = bench.start()
-    _, served = bench.kept(worker)
-    killed(bench, served, worker)
+    served = given_up(bench)
     (heir,) = successors(bench)
     assert heir.arrived[0][0].epoch == 2
     (held,) = bench.keeper.connections.connection_table

@@ -87,7 +87,7 @@ TIMELINE = """\
 
 
 class Shown(NamedTuple):
-    """What is shown of a finding: in the terminal, and as a picture."""
+    """A finding as it is shown: in the terminal, and as a picture."""
 
     text: str
     picture: str

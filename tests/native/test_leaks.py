@@ -162,7 +162,7 @@ def casts(times: int) -> None:
 
 
 def attaches(times: int) -> None:
-    """What C makes of connections that are given, some of which cannot be made."""
+    """Have C make connections that are given, some of which cannot be made."""
     with a_place(handle, "thread", rows=2, keep="crash") as place:
         door = CastingDoor(place, make_sync)
         door.arm()

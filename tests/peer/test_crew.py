@@ -169,7 +169,7 @@ def test_those_that_wait_take_no_more_than_is_permitted(tmp_path: Path) -> None:
 
 
 def test_with_the_worker_those_that_wait_are_gone(tmp_path: Path) -> None:
-    """What one of them serves goes on."""
+    """A connection that one of them serves goes on."""
     with serving(tmp_path, "--spare", "1") as server:
         (first,) = spares(server, 1)
         with a_peer(server) as peer:

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from socketkeep import _native
 from socketkeep._base._originals import Socket
 
-_core: Final = _native.core  # of a class of its own, a socket may do more than send and receive
+_core: Final = _native.core
 
 #: A message up to this size needs no memfd.
 #: Well under the smallest send buffer in use (net.core.wmem_default, 212,992 bytes): several such
@@ -95,6 +95,7 @@ def receive(sock: socket.socket, size: int = PAYLOAD_LIMIT) -> Received:
 
 def sender(sock: socket.socket) -> Callable[[bytes, Sequence[int]], int]:
     """Return what sends by this socket as `send` does, for who sends much."""
+    # A socket of a class of its own may do more than send and receive.
     if _core is not None and type(sock) is Socket:
         return partial(_core.send_packet, sock)
     return partial(_send_in_python, sock)
