@@ -299,8 +299,11 @@ def test_failures(runtime: Path, capsys: pytest.CaptureFixture[str], exit_code: 
     ("arguments", "said"),
     [
         (["scale"], "Missing argument 'N'"),
-        (["scale", "0"], "0 is not in the range"),
-        (["scale", "x"], "'x' is not a valid integer"),
+        (["scale", "0"], "N: expected a whole number from 1, got '0'"),
+        (["scale", "x"], "N: expected a whole number from 1, got 'x'"),
+        (["leaks", "x"], "PID: expected a whole number from 1, got 'x'"),
+        (["guard", "--store", "1.5"], "--store: expected a whole number from 1, got '1.5'"),
+        (["top", "--interval", "nan"], "--interval: expected seconds from 0.1 to 3600, got 'nan'"),
         (["stauts"], "there is no command 'stauts' (did you mean status?)"),
         (["status", "--jsno"], "--json"),
         (["status", "--control", "a", "--name", "b"], "not both"),

@@ -64,4 +64,6 @@ def test_where_a_server_has_its_control_socket(cli: Cli, runtime: Path) -> None:
 def test_a_number_that_is_none(cli: Cli) -> None:
     finished = cli("doctor", "--connections", "many")
     assert finished.exit_code == 2
-    assert finished.stderr.startswith("socketkeep: error: Invalid value for '--connections'")
+    assert finished.stderr.startswith(
+        "socketkeep: error: --connections: expected a whole number from 0 to 10000000"
+    )

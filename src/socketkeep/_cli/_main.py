@@ -16,6 +16,7 @@ from socketkeep._base._log_sink import NoRoom, descriptor_sink
 from socketkeep._base._mistakes import OptionError, nearest
 from socketkeep._base._printable import printable_lines
 from socketkeep._cli._exit import DONE, FAILED, INTERRUPTED, USAGE, Failure
+from socketkeep._cli._numbers import mistake
 from socketkeep._native import CORE
 from socketkeep._version import VERSION
 
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except click.ClickException as error:
-        return _say(error.format_message(), USAGE)
+        return _say(mistake(error), USAGE)
     except OptionError as error:
         return _say(str(error), USAGE)
     except Failure as failure:

@@ -11,6 +11,7 @@ import click
 
 from socketkeep._cli._completion import files
 from socketkeep._cli._exit import USAGE, Failure
+from socketkeep._cli._numbers import seconds
 from socketkeep._names._naming import MESSAGE_LIMIT
 from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE
 
@@ -28,7 +29,7 @@ _OPTIONS: Final = (
     click.option("-n", "--newline", is_flag=True, help="End the message with a newline."),
     click.option(
         "--timeout",
-        type=click.FloatRange(0, LONGEST_PATIENCE),
+        type=seconds(0, LONGEST_PATIENCE),
         default=PATIENCE,
         show_default=True,
         help="Seconds in which it is to be handed over.",

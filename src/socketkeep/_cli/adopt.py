@@ -8,6 +8,7 @@ from socketkeep._base._address import parse_bind
 from socketkeep._cli._adopted import Adopted
 from socketkeep._cli._completion import addresses, processes
 from socketkeep._cli._exit import USAGE, Failure
+from socketkeep._cli._numbers import whole_number
 from socketkeep._cli.holders import failures
 from socketkeep._cli.serve import serve
 from socketkeep._inspect._adopting import BorrowedListener, borrow_listeners
@@ -19,7 +20,7 @@ from socketkeep._inspect._adopting import BorrowedListener, borrow_listeners
 @click.option(
     "--from",
     "pids",
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     multiple=True,
     required=True,
     metavar="PID",

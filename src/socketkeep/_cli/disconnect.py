@@ -7,6 +7,7 @@ import click
 from socketkeep._admin._reports import DisconnectReport
 from socketkeep._cli._completion import known_to_server
 from socketkeep._cli._exit import FAILED, Failure
+from socketkeep._cli._numbers import seconds
 from socketkeep._cli._say import say
 from socketkeep._cli._server import request, server_options, typed
 from socketkeep._cli._watching import print_json
@@ -20,7 +21,7 @@ from socketkeep._names._pushing import DISCONNECT_PATIENCE, LONGEST_PATIENCE
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, LONGEST_PATIENCE),
+    type=seconds(0, LONGEST_PATIENCE),
     default=DISCONNECT_PATIENCE,
     show_default=True,
     help="Seconds to wait for its end.",

@@ -10,6 +10,7 @@ from msgspec import Struct
 from socketkeep._admin._protocol import runtime_dir
 from socketkeep._cli._exit import DONE, FAILED
 from socketkeep._cli._kernel import NEEDED, missing, wrong_system
+from socketkeep._cli._numbers import whole_number
 from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._config._server_options import ServeConfig
@@ -36,7 +37,7 @@ class Examination(Struct, frozen=True):
 @click.command()
 @click.option(
     "--connections",
-    type=click.IntRange(min=0, max=10_000_000),
+    type=whole_number(0, 10_000_000),
     default=0,
     metavar="N",
     help="Tell whether the limits allow so many connections at a time.",

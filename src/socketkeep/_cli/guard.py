@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from socketkeep._cli._exit import USAGE, Failure
+from socketkeep._cli._numbers import whole_number
 from socketkeep._guard._becoming import store_room
 from socketkeep._guard._sidecar import serve
 
@@ -26,7 +27,7 @@ _HINTS: Final = {
 )
 @click.option(
     "--store",
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     default=None,
     help="How many descriptors may be held; as many as may be open (ulimit -Hn) without it.",
 )

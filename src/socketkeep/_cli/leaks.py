@@ -10,6 +10,7 @@ import click
 from socketkeep._base._printable import printable
 from socketkeep._cli._completion import processes
 from socketkeep._cli._exit import DONE, FAILED
+from socketkeep._cli._numbers import seconds, whole_number
 from socketkeep._cli._say import finding, say_blocks
 from socketkeep._cli._watching import json_option, print_json
 from socketkeep._cli.holders import failures
@@ -28,12 +29,12 @@ _EXAMPLES = 3
     metavar="PID...",
     nargs=-1,
     required=True,
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     shell_complete=processes,
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0, max=3600),
+    type=seconds(0, 3600),
     default=0.5,
     show_default=True,
     metavar="SECONDS",

@@ -20,6 +20,7 @@ from socketkeep._admin._client import ControlError, ask, find_control
 from socketkeep._admin._feed import Feed, Frame
 from socketkeep._admin._reports import LiveReport
 from socketkeep._cli._exit import DONE, USAGE, Failure
+from socketkeep._cli._numbers import seconds, whole_number
 from socketkeep._cli._say import say
 from socketkeep._cli._server import which_server
 from socketkeep._cli._top_screen import ASCII_MARKS, Marks, TopScreen, summary
@@ -37,7 +38,7 @@ _TO_END: Final = "\x1b[J"
 @click.option(
     "--interval",
     metavar="SECONDS",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=seconds(0.1, 3600),
     default=1.0,
     help="Time between two looks.  [default: 1]",
 )
@@ -45,7 +46,7 @@ _TO_END: Final = "\x1b[J"
     "-n",
     "--iterations",
     metavar="NUMBER",
-    type=click.IntRange(min=1),
+    type=whole_number(1),
     help="Look so often, then end.  [default: until q or Ctrl-C]",
 )
 def top(control: str, name: str, interval: float, iterations: int | None) -> int:

@@ -9,6 +9,7 @@ import click
 from socketkeep._admin._reports import PresentReport
 from socketkeep._cli._completion import known_to_server
 from socketkeep._cli._exit import FAILED
+from socketkeep._cli._numbers import seconds
 from socketkeep._cli._server import request, server_options, typed
 from socketkeep._cli._table import Table, show
 from socketkeep._cli._watching import print_json
@@ -19,7 +20,7 @@ from socketkeep._names._pushing import LONGEST_PATIENCE, PATIENCE
 @click.argument("text", metavar="NAME|GROUP", shell_complete=known_to_server("name", "group"))
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, LONGEST_PATIENCE),
+    type=seconds(0, LONGEST_PATIENCE),
     default=PATIENCE,
     show_default=True,
     help="Seconds in which other nodes are to answer.",
