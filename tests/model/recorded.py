@@ -16,6 +16,7 @@ from unittest.mock import patch
 from socketkeep._keeper.connections._connections import Connections
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._restoring import Stored
+from tests.wire.sending import decoded
 
 
 def record(write: Callable[[str], object]) -> None:
@@ -51,6 +52,16 @@ def record(write: Callable[[str], object]) -> None:
     before(Connections, "ended", ended)
     before(Connections, "worker_died", lambda _, worker: say("Reaped", worker, "-", 0))
     before(Stored, "restore", lambda *_: write("Began 0 - 0"))
+    take_parcel = Connections.take_parcel
+
+    def taken_parcel(connections: Any, worker: Any, payload: bytes) -> bool:
+        done = take_parcel(connections, worker, payload)
+        if done:
+            parcel = decoded(payload)
+            say("Parks", worker, parcel.id, parcel.epoch)
+        return done
+
+    patch.object(Connections, "take_parcel", taken_parcel).start()
     give = Moves._give
 
     def given(moves: Moves, held: Any, worker: Any) -> bool:

@@ -77,6 +77,11 @@ def encoded(message: Any) -> bytes:
     return b"\0" + _messages.encode(message)
 
 
+def decoded(payload: bytes, descriptors: Sequence[int] = ()) -> Any:
+    """Return the message of a payload that is small."""
+    return _messages.decode(payload[1:], descriptors)
+
+
 def channel_on(sock: socket.socket, *, wary: bool = False) -> _channel.Channel:
     """Return a channel's end that has this socket.  wary: it believes nothing, as the keeper's."""
     return _channel.Channel(sock, wary=wary)
@@ -138,17 +143,31 @@ def overheard(
     sent: of messages.  received: of the packets that whoever is wary gets, as the keeper is.
     """
     kind = _channel.Channel
-    enqueue, receive = kind.enqueue, kind.receive
+    enqueue, enqueue_payload, receive = kind.enqueue, kind.enqueue_payload, kind.receive
 
     def enqueued(channel: Any, message: Any, *, close_after: bool = False) -> None:
         sent(channel, message)
         enqueue(channel, message, close_after=close_after)
 
-    def taken(channel: Any) -> Any:
-        packet = receive(channel)
-        if packet is not None and channel._wary:
+    def enqueued_payload(channel: Any, payload: bytes, descriptor: int) -> None:
+        sent(channel, decoded(payload, (descriptor,)))
+        enqueue_payload(channel, payload, descriptor)
+
+    def taken(channel: Any, express: Any = None) -> Any:
+        def passed(payload: bytes) -> bool:
+            if not express(payload):
+                return False
+            received(channel, packet_of([], decoded(payload)))
+            return True
+
+        packet = receive(channel, passed if express else None)
+        if packet is not None and packet is not _channel.PASSED and channel._wary:
             received(channel, packet)
         return packet
 
-    with patch.object(kind, "enqueue", enqueued), patch.object(kind, "receive", taken):
+    with (
+        patch.object(kind, "enqueue", enqueued),
+        patch.object(kind, "enqueue_payload", enqueued_payload),
+        patch.object(kind, "receive", taken),
+    ):
         yield

@@ -190,6 +190,10 @@ int door_take(int listener, struct sockaddr_storage *address, socklen_t *size);
 /* A descriptor, which is closed when that fails, and its peer, for Python. */
 PyObject *door_told(int fd, const struct sockaddr_storage *address, socklen_t size);
 
+/* parcel.c */
+PyObject *parcel_read(PyObject *module, PyObject *const *args, Py_ssize_t given);
+PyObject *parcel_attach(PyObject *module, PyObject *const *args, Py_ssize_t given);
+
 /* inlet.c */
 
 /* `HEADER_LIMIT` of `_base/_admission.py`. */

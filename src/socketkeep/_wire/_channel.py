@@ -10,7 +10,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -78,6 +78,10 @@ class Packet:
             _passing.close_without_waiting(self.descriptors.pop())
 
 
+#: What `receive` returns for a packet that has been dealt with.
+PASSED: Final = Packet(None, [], False)
+
+
 class Channel:
     """One end of a channel.
 
@@ -128,6 +132,10 @@ class Channel:
         """
         self._queue.append((*_packed(message), close_after))
 
+    def enqueue_payload(self, payload: bytes, descriptor: int) -> None:
+        """The same of a message as it goes over a channel, with one descriptor."""
+        self._queue.append((payload, [descriptor], False))
+
     def flush(self) -> None:
         """Send what is queued, as far as the other end has room.
 
@@ -156,8 +164,11 @@ class Channel:
             if fds:
                 _after_sending(payload, fds, False)
 
-    def receive(self) -> Packet | None:
+    def receive(self, express: Callable[[bytes], bool] | None = None) -> Packet | None:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed.
+
+        express: is called with each payload that comes without descriptors; True: with that all has
+        been done, and PASSED is returned.
 
         A type of message that this version does not know, from a newer one at the other end, is
         passed over: its descriptors are closed, and the log says it once.  So is one with another
@@ -171,8 +182,11 @@ class Channel:
                 return None
             except ConnectionResetError:
                 continue  # the other end has gone and had not read all: said once, before the rest
-            rest = Packet(None, received.descriptors, received.truncated)
-            if not received.data:
+            data, descriptors, truncated = received
+            if express is not None and not descriptors and not truncated and express(data):
+                return PASSED
+            rest = Packet(None, descriptors, truncated)
+            if not data:
                 rest.close()
                 if self.closed or not self._wary:
                     raise ChannelClosed

@@ -34,6 +34,7 @@ from socketkeep._keeper.tables._connection_table import (
 from socketkeep._keeper.tables._crash_policy import judge
 from socketkeep._keeper.tables._names import SavedName
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
+from socketkeep._keeper.tables._packing import WORTH_IT
 from socketkeep._keeper.tables._state import (
     KeepOpen,
     SavedConnection,
@@ -72,6 +73,7 @@ from socketkeep._wire._messages import (
     Registered,
     StartTls,
 )
+from socketkeep._wire._parcels import read_parcel
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
 if TYPE_CHECKING:  # for who is behind a proxy
@@ -149,7 +151,7 @@ class Connections:
         self.condemned: set[str] = set()  # they end, whatever becomes of their workers
         self.upgraded = 0  # the last generation that came with a new version of the package
         self.connection_table: Final = ConnectionTable(doorkeeper)
-        screening.known = self.connection_table.ids
+        screening.known = self.connection_table.held
         self.moves: Final = Moves(
             reactor,
             self.connection_table,
@@ -395,6 +397,38 @@ class Connections:
         else:
             held.why = "upgrade" if worker.generation < self.upgraded else "reload"
             self._move_on(held)
+
+    def take_parcel(self, worker: Worker, payload: bytes) -> bool:
+        """A worker parks a connection of which there is a handle here, with nothing else to it.
+
+        False: it is not so, nothing has been done, and this is a message as any other.
+        """
+        table = self.connection_table
+        if (
+            len(payload) >= WORTH_IT
+            or table.store is not None
+            or self._doorkeeper is not None
+            or worker.adopted is not None
+            or worker.link.waiting
+        ):
+            return False
+        found = read_parcel(payload, table.held, worker.scoreboard.rows, len(self._listeners))
+        if found is None:
+            return False
+        held, epoch, active_at = found
+        owner = held.ownership
+        if owner.worker != worker.serial or owner.epoch != epoch or self.post.knows(held.id):
+            return False
+        owner.parked(epoch)
+        worker.departures += 1
+        table.disown(held, worker.serial)
+        held.parcel = payload
+        held.redelivered = False
+        now = self._reactor.clock()
+        held.since = min(now, max(active_at / 1e9, now - self._park_after))
+        self.parking.put(held)
+        self._reactor.call_soon(self.moves.dispatch)  # its seat is free
+        return True
 
     def _acknowledge(
         self, worker: Worker, pipe: int, name: str, epoch: int, row: int, parked: bool

@@ -22,11 +22,13 @@ from socketkeep._keeper.tables._connection_table import (
     ConnectionTable,
     HeldConnection,
 )
+from socketkeep._keeper.tables._names import NamedConnection
 from socketkeep._keeper.tables._ownership import Ownership, OwnershipState, Stale
 from socketkeep._keeper.tables._turns import Turns
 from socketkeep._keeper.tables._waits import WaitsByReason
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._wire._messages import Attach, Attached, AttachRefused, Crowded
+from socketkeep._wire._parcels import attach_parcel
 
 _RETRY: Final = 0.1
 _TICK: Final = 1e-6
@@ -297,13 +299,51 @@ class Moves:
 
     def _give(self, held: HeldConnection, worker: Worker) -> bool:
         """Send it to the worker; return whether that could be done."""
-        handoff = held.handoff
         epoch = held.ownership.next_epoch
-        stays = self._stays(held)
         taken = self._is_taken(held)
+        known = self.post.names.get(held.id) if self.post is not None else None
+        parcel = held.parcel if taken and known is None and not held.redelivered else None
+        try:
+            if parcel is not None:
+                payload = attach_parcel(parcel, epoch, held.why, True)
+                worker.link.send_payload(payload, held.sock.fileno())
+            else:
+                self._send(held, worker, known, taken=taken)
+        except OSError:
+            # No descriptor for the memfd of a large state: this process is at its limit.
+            self._reactor.call_later(_RETRY, self._go_on)
+            return False
+        except Exception as error:
+            # It cannot be sent to any; those that wait behind it can.
+            self._reactor.failed(error)
+            held.ownership.expired()
+            self._drop(held, "lost", "it could not be sent to a worker")
+            return False
+        held.ownership.assigned(worker.serial)
+        del self._waiting[held.id]
+        worker.given += 1
+        if self.post is not None and known is not None:
+            self.post.given(held.id, worker, epoch)
+        if taken:
+            held.ownership.attached(epoch)
+            held.row = ON_ITS_WAY
+            del self._moving[held.id]
+            self._count_wait(held)
+            self._connection_table.give(held, worker.serial)
+            return True
+        worker.arriving += 1
+        self._unanswered.setdefault(worker.serial, {})[held.id] = None
+        return True
+
+    def _send(
+        self, held: HeldConnection, worker: Worker, known: NamedConnection | None, *, taken: bool
+    ) -> None:
+        held.unpack()
+        handoff = held.handoff
+        stays = self._stays(held)
         attach = Attach(
             id=handoff.id,
-            epoch=epoch,
+            epoch=held.ownership.next_epoch,
             attached=held.why,
             listener=handoff.listener,
             peer=handoff.peer,
@@ -327,39 +367,12 @@ class Moves:
             returnable=stays and self._connection_table.store is None,
             taken=taken,
         )
-        known = self.post.names.get(held.id) if self.post is not None else None
         if self.post is not None and known is not None:
             self.post.flush_to(worker)
             attach = msgspec.structs.replace(
                 attach, name=known.name, groups=sorted(known.groups), labels=dict(known.labels)
             )
-        try:
-            worker.link.send(attach)
-        except OSError:
-            # No descriptor for the memfd of a large state: this process is at its limit.
-            self._reactor.call_later(_RETRY, self._go_on)
-            return False
-        except Exception as error:
-            # It cannot be sent to any; those that wait behind it can.
-            self._reactor.failed(error)
-            held.ownership.expired()
-            self._drop(held, "lost", "it could not be sent to a worker")
-            return False
-        held.ownership.assigned(worker.serial)
-        del self._waiting[handoff.id]
-        worker.given += 1
-        if self.post is not None and known is not None:
-            self.post.given(held.id, worker, epoch)
-        if taken:
-            held.ownership.attached(epoch)
-            held.row = ON_ITS_WAY
-            del self._moving[handoff.id]
-            self._count_wait(held)
-            self._connection_table.put(held)
-            return True
-        worker.arriving += 1
-        self._unanswered.setdefault(worker.serial, {})[handoff.id] = None
-        return True
+        worker.link.send(attach)
 
     def _is_taken(self, held: HeldConnection) -> bool:
         """Return whether it is its worker's as soon as it has been sent.
@@ -368,6 +381,8 @@ class Moves:
         """
         if held.why not in _PARKED or not self._takes_for_attached or self._connection_table.store:
             return False
+        if held.parcel is not None:
+            return True
         handoff = held.handoff
         return len(handoff.unread) + len(handoff.state or b"") + len(handoff.proxy) <= SURELY_INLINE
 

@@ -88,6 +88,8 @@ class Parking:
             self._watch_for_stall(held)
         if self._idle_timeout:
             self._expect_idle()
+        if held.parcel is not None:
+            return  # no moment is set by which it ends
         if (due := self._due(held)[0]) is not None:
             heappush(self._deadlines, (due, held.id))
             if len(self._deadlines) > 2 * len(self._parked) + _FEW:
@@ -243,7 +245,6 @@ class Parking:
 
     def _take_out(self, held: HeldConnection) -> bool:
         """Watch it no longer; return whether it was parked."""
-        held.unpack()
         self._reactor.unregister(held.sock.fileno())
         return self._parked.pop(held.id, None) is not None
 
@@ -266,6 +267,8 @@ class Parking:
 
     def _due(self, held: HeldConnection) -> tuple[float | None, str]:
         """Return when the connection is past the first of its deadlines, and why it is then."""
+        if held.parcel is not None:
+            return None, ""
         handoff = held.handoff
         if not handoff.deadline and (handoff.bytes_in or not self._first_bytes_timeouts):
             return None, ""

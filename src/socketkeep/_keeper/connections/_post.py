@@ -411,6 +411,10 @@ class Post:
                 self.port(worker)
             self._hand_over(known)
 
+    def knows(self, name: str) -> bool:
+        """Return whether the connection is called anything, or has a line."""
+        return name in self._lines or self.names.get(name) is not None
+
     def taken_back(self, name: str, *, uncertain: bool = False) -> None:
         """Nobody has the connection now.
 

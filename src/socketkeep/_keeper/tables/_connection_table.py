@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal, Protocol
@@ -21,6 +21,7 @@ from socketkeep._keeper.tables._state import KeepOpen, SavedConnection
 from socketkeep._wire._census import Place
 from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import ConnectionDetached, decode, encode
+from socketkeep._wire._parcels import is_parcel
 
 #: In place of its row: it was sent to its owner, and is taken to have arrived.
 ON_ITS_WAY: Final = -2
@@ -55,6 +56,16 @@ class HeldConnection(ConnectionRecord):
     @handoff.setter
     def handoff(self, handoff: ConnectionDetached) -> None:
         self._handoff = handoff
+
+    @property
+    def parcel(self) -> bytes | None:
+        """The handoff as the message by which it came, where that says no more than most do."""
+        handoff = self._handoff
+        return handoff if isinstance(handoff, bytes) and is_parcel(handoff) else None
+
+    @parcel.setter
+    def parcel(self, parcel: bytes) -> None:
+        self._handoff = parcel
 
     @property
     def unread_size(self) -> int:
@@ -132,7 +143,8 @@ class ConnectionTable:
     def __init__(self, doorkeeper: Doorkeeper | None = None) -> None:
         self._doorkeeper = doorkeeper
         self.store: Store | None = None
-        self._held: dict[str, HeldConnection] = {}
+        #: All of them, to be looked into.
+        self.held: Final[dict[str, HeldConnection]] = {}
         self._owned: dict[int, dict[str, HeldConnection]] = {}
         self._inodes: set[int] = set()
         #: Of those that go on after a death, by id: what is done when the row of the dead owner
@@ -140,22 +152,17 @@ class ConnectionTable:
         self._told_by_rows: dict[str, Callable[[], None]] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def __iter__(self) -> Iterator[HeldConnection]:
-        return iter(tuple(self._held.values()))
+        return iter(tuple(self.held.values()))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._held
-
-    @property
-    def ids(self) -> Container[str]:
-        """The ids of all, as they are at each look."""
-        return self._held.keys()
+        return name in self.held
 
     def get(self, name: str) -> HeldConnection | None:
         """Return the connection of that id."""
-        return self._held.get(name)
+        return self.held.get(name)
 
     def has_socket(self, fd: int) -> bool:
         """Return whether `fd` is of a connection that is held, under whatever id.
@@ -177,10 +184,10 @@ class ConnectionTable:
 
     def put(self, held: HeldConnection) -> None:
         """Hold a connection, or note that its owner has changed."""
-        if held.id not in self._held:
+        if held.id not in self.held:
             held.inode = os.fstat(held.sock.fileno()).st_ino
             self._inodes.add(held.inode)
-        self._held[held.id] = held
+        self.held[held.id] = held
         owner = held.ownership.worker
         if held.ownership.state is OwnershipState.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
@@ -190,6 +197,15 @@ class ConnectionTable:
             self._is_told(held.id)
         if self._doorkeeper is not None:
             self._count(held, self._doorkeeper)
+
+    def give(self, held: HeldConnection, serial: int) -> None:
+        """Note that a worker owns a connection that is held, and neither stored nor counted."""
+        owned = self._owned.get(serial)
+        if owned is None:
+            owned = self._owned[serial] = {}
+        owned[held.id] = held
+        if self._told_by_rows:
+            self._is_told(held.id)
 
     def tell_by_row(self, held: HeldConnection, done: Callable[[], None]) -> None:
         """Note that the row which its dead owner has left says how far it is, and is stored.
@@ -202,7 +218,7 @@ class ConnectionTable:
         """Store what rows of dead owners say, and need these no more."""
         for name in tuple(self._told_by_rows):
             if self.store is not None:
-                self.store.put(self._held[name])
+                self.store.put(self.held[name])
             self.when_stored(partial(self._is_told, name))
 
     def _is_told(self, name: str) -> None:
@@ -249,5 +265,5 @@ class ConnectionTable:
         if self._told_by_rows:
             self._is_told(held.id)
         self._uncount(held)
-        del self._held[held.id]
+        del self.held[held.id]
         self._inodes.discard(held.inode)

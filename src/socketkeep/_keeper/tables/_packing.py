@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 
 from socketkeep._wire._messages import ConnectionDetached
+from socketkeep._wire._parcels import is_parcel, open_parcel
 
 #: Below this there is little to gain.
-_WORTH_IT: Final = 256
+WORTH_IT: Final = 256
 _WINDOW: Final = 11  # bits: the common text and a head; more would only be more to prepare
 _MEMORY: Final = 3
 _FIRST_OF_COMPRESSED: Final = (
@@ -47,7 +48,7 @@ _decode: Final = msgspec.msgpack.Decoder(ConnectionDetached).decode
 def pack(handoff: ConnectionDetached) -> bytes:
     """Return the handoff, without its descriptors, as bytes for `unpack`."""
     packed = _encode(handoff)
-    if len(packed) < _WORTH_IT:
+    if len(packed) < WORTH_IT:
         return packed
     deflate = zlib.compressobj(wbits=_WINDOW, memLevel=_MEMORY, zdict=_COMMON)
     compressed = deflate.compress(packed) + deflate.flush()
@@ -55,7 +56,9 @@ def pack(handoff: ConnectionDetached) -> bytes:
 
 
 def unpack(packed: bytes) -> ConnectionDetached:
-    """Return the handoff that `pack` has made these bytes of."""
+    """Return the handoff that `pack` has made these bytes of, or that has come as a parcel."""
+    if is_parcel(packed):
+        return open_parcel(packed)
     if packed[0] == _FIRST_OF_COMPRESSED:
         inflate = zlib.decompressobj(_WINDOW, zdict=_COMMON)
         packed = inflate.decompress(packed)

@@ -49,6 +49,7 @@ class Receiver(Protocol):
     """The part that is told of connections which workers give up and take over."""
 
     def take(self, worker: Worker, packet: Packet, handoff: ConnectionDetached | None) -> None: ...
+    def take_parcel(self, worker: Worker, payload: bytes) -> bool: ...
     def attached(self, worker: Worker, message: Attached) -> None: ...
     def refused(self, worker: Worker, message: AttachRefused) -> None: ...
     def keep(self, worker: Worker, packet: Packet, message: Keep) -> None: ...
@@ -121,14 +122,25 @@ class Dispatch:
             self._strike(worker, self._weight(worker, packet))
             self.receiver.unfit(worker, packet)
         except Exception as error:
-            self._judge.stumbled(worker, error)
-            # That is the system's state, and nobody's fault.
-            if not isinstance(error, OSError) or error.errno not in OUT_OF_RESOURCES:
-                self._strike(worker, _STUMBLE)
+            self._stumble(worker, error)
+
+    def hear_parcel(self, worker: Worker, payload: bytes) -> bool:
+        """Take back a connection that is parked, if the payload is its parcel; False: it is not."""
+        try:
+            return self.receiver.take_parcel(worker, payload)
+        except Exception as error:
+            self._stumble(worker, error)
+            return True
 
     def garbled(self, worker: Worker, why: str) -> None:
         """Judge a worker that sent what is no message."""
         self._judge.condemn(worker, why)
+
+    def _stumble(self, worker: Worker, error: Exception) -> None:
+        self._judge.stumbled(worker, error)
+        # That is the system's state, and nobody's fault.
+        if not isinstance(error, OSError) or error.errno not in OUT_OF_RESOURCES:
+            self._strike(worker, _STUMBLE)
 
     def _weight(self, worker: Worker, packet: Packet) -> float:
         """Return what a wrong descriptor counts for: a connection is offered again and again."""

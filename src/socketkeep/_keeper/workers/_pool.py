@@ -168,6 +168,7 @@ class WorkerPool:
             partial(self._hung_up, worker),
             partial(self.dispatch.garbled, worker),
             _packets_at_once(worker),
+            partial(self.dispatch.hear_parcel, worker),
         )
         self._workers[worker.serial] = worker
 
@@ -374,6 +375,7 @@ class WorkerPool:
                 partial(self._hung_up, worker),
                 partial(self.dispatch.garbled, worker),
                 _packets_at_once(worker),
+                partial(self.dispatch.hear_parcel, worker),
             )
             self._watch_restored(worker)
         for each in saved.workers:

@@ -14,7 +14,14 @@ from socketkeep._keeper.loop._reactor import READABLE, WRITABLE, Reactor, Reacto
 from socketkeep._keeper.loop._system import Exit
 from socketkeep._keeper.tables._records import WorkerRecord, WorkerState, carried
 from socketkeep._keeper.tables._state import KeepOpen, SavedLink, SavedPacket, SavedWorker
-from socketkeep._wire._channel import Channel, ChannelClosed, Garbled, Packet, channel_pair
+from socketkeep._wire._channel import (
+    PASSED,
+    Channel,
+    ChannelClosed,
+    Garbled,
+    Packet,
+    channel_pair,
+)
 from socketkeep._wire._messages import Message, descriptors_of
 from socketkeep._wire._scoreboard import (
     ACCEPTS_NO_MORE,
@@ -55,8 +62,13 @@ class Link:
         on_closed: Callable[[], None],
         on_garbled: Callable[[str], None] = note_garbled,
         at_once: int = PACKETS_AT_ONCE,
+        express: Callable[[bytes], bool] | None = None,
     ) -> None:
-        """at_once: how many packets are read before others have their turn."""
+        """at_once: how many packets are read before others have their turn.
+
+        express: as `Channel.receive` has it; it comes before `on_packet`.
+        """
+        self._express = express
         self._at_once = at_once
         self._reactor = reactor
         self._channel = channel
@@ -81,6 +93,12 @@ class Link:
             for fd in descriptors_of(message):
                 os.close(fd)
 
+    def send_payload(self, payload: bytes, descriptor: int) -> None:
+        """The same of a message as it goes over a channel, with one descriptor."""
+        if self.open:
+            self._channel.enqueue_payload(payload, descriptor)
+            self._flush()
+
     def fileno(self) -> int:
         """Return this end's descriptor."""
         return self._channel.fileno()
@@ -99,12 +117,14 @@ class Link:
             if not self.open:
                 return
             try:
-                packet = self._channel.receive()
+                packet = self._channel.receive(self._express)
             except ChannelClosed:
                 self._lost()
                 return
             except Garbled as error:
                 self._on_garbled(str(error))
+                continue
+            if packet is PASSED:
                 continue
             if packet is None:
                 return
@@ -144,6 +164,7 @@ class Link:
             # What they call holds this link in turn: a worker, with the mapping of its scoreboard
             # and its descriptor, would stay until a collection that the keeper may never need.
             self._on_packet = Packet.close
+            self._express = None
             self._on_closed = _nothing
             self._on_garbled = _ignore
 
@@ -191,12 +212,13 @@ def restored_link(
     on_closed: Callable[[], None],
     on_garbled: Callable[[str], None],
     at_once: int = PACKETS_AT_ONCE,
+    express: Callable[[bytes], bool] | None = None,
 ) -> Link:
     """Make a link anew from what `Link.snapshot` returned."""
     if saved is not None:
         queued = [(each.payload, each.descriptors, each.close_after) for each in saved.queue]
         channel = Channel(socket.socket(fileno=saved.fd), queued, wary=True)
-        return Link(reactor, channel, on_packet, on_closed, on_garbled, at_once)
+        return Link(reactor, channel, on_packet, on_closed, on_garbled, at_once, express)
     ours, theirs = channel_pair()
     theirs.close()
     link = Link(reactor, Channel(ours, wary=True), on_packet, on_closed, on_garbled)
