@@ -160,6 +160,31 @@ def test_an_async_connection_is_too() -> None:
     asyncio.run(body())
 
 
+def test_a_record_is_the_words_of_its_row() -> None:
+    with a_scene(plain, "prefork") as scene:
+        made, cast = both(scene)
+        made.conn.close(linger=0)
+        record, row = cast.record, scene.place.board.record(cast.row)
+        record[7] = 1 << 63
+        row[6] = 5
+        assert [record[word] for word in range(16)] == row[:16].tolist()
+        for word in (16, -1):
+            with pytest.raises(IndexError, match="16 words"):
+                record[word]
+            with pytest.raises(IndexError, match="16 words"):
+                record[word] = 0
+        with pytest.raises(OverflowError):
+            record[7] = -1
+        with pytest.raises(TypeError, match="keeps its words"):
+            del record[7]
+        again = type(cast.conn.core.ledger)(record)
+        assert again.record is record, "who goes on with the entry has the same one"
+        again.sending()
+        assert Row(row).status == "sent"
+        cast.conn.close(linger=0)
+        assert Row(record).ended == "closed"
+
+
 GIVEN = message(
     *("Attach", "b007-3-10", 5, "parked", 0, "10.0.0.7:4242"),
     *(b"\x07", b"", 123, 1000, 2000, ABSENT),

@@ -60,6 +60,8 @@ class Ledger:
     doubtful: int
     record: Any
     def __new__(cls, record: Any) -> Self: ...
+    def __getitem__(self, word: int, /) -> int: ...
+    def __setitem__(self, word: int, value: int, /) -> None: ...
     @property
     def status(self) -> int: ...
     def show(self) -> None: ...
@@ -163,7 +165,6 @@ class Caster:
         listener: int,
         made: tuple[int, int, int],
         rows: Any,
-        words: memoryview,
         numbers: Iterator[int],
         minted: tuple[int, int, int],
         series: str,

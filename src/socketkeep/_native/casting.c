@@ -50,7 +50,6 @@ typedef struct {
     char nodelay;
     char is_async;
     Rows *rows;
-    PyObject *words;   /* of the scoreboard, of which a record is a slice */
     PyObject *numbers; /* an iterator over those of connections */
     Newcomer newcomer; /* what all have in common, and what the last had */
     double pace;
@@ -244,7 +243,6 @@ static PyObject *
 cast(Caster *caster, uint32_t row, int fd, PyObject *lease)
 {
     const Py_ssize_t *written = caster->written;
-    Py_ssize_t start = HEADER_WORDS + (Py_ssize_t)row * ROW_WORDS;
     PyObject *number = PyLong_FromLong(fd), *sock = number ? socket_of(caster, number) : NULL;
     PyObject *peer = PyTuple_GET_ITEM(lease, caster->differing[LEASE_PEER]);
     PyObject *record, *hooks, *transport, *conn, *entry, *index;
@@ -255,7 +253,8 @@ cast(Caster *caster, uint32_t row, int fd, PyObject *lease)
         Py_XDECREF(number);
         return NULL;
     }
-    record = PySequence_GetSlice(caster->words, start, start + ROW_WORDS);
+    record = (PyObject *)ledger_at(caster->state->ledger, (PyObject *)caster->rows,
+                                   board_row(&caster->rows->board, row));
     hooks = copy_of(&caster->hooks);
     transport = copy_of(&caster->transport);
     conn = copy_of(&caster->conn);
@@ -264,7 +263,7 @@ cast(Caster *caster, uint32_t row, int fd, PyObject *lease)
     if (record && hooks && transport && conn && entry && index) {
         put(transport, written[TRANSPORT_SOCK], Py_NewRef(sock));
         put(transport, written[TRANSPORT_FD], Py_NewRef(number));
-        core = core_like(caster->core, sock, transport, lease, record);
+        core = core_like(caster->core, sock, transport, lease, (Ledger *)record);
     }
     if (core) {
         put(hooks, written[HOOKS_RECORD], Py_NewRef(record));
@@ -626,9 +625,9 @@ take_apart(Caster *caster, PyObject *entry)
 static int
 Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"entry", "listener", "made", "rows", "words", "numbers", "minted", "series",
+    static char *names[] = {"entry", "listener", "made", "rows", "numbers", "minted", "series",
                             "pace", "differing", "headed", "nodelay", "owned", NULL};
-    PyObject *entry, *rows, *words, *numbers, *family, *kind, *proto, *owners, *forget;
+    PyObject *entry, *rows, *numbers, *family, *kind, *proto, *owners, *forget;
     unsigned long long boot, serial;
     unsigned long index;
     const char *series;
@@ -641,8 +640,8 @@ Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
     }
     caster->state = PyType_GetModuleState(Py_TYPE(caster));
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "Oi(OOO)O!O!O(KKk)s#d(iiiiiii)pp(OO):Caster", names, &entry, &caster->listener,
-            &family, &kind, &proto, caster->state->rows, &rows, &PyMemoryView_Type, &words, &numbers,
+            args, keywords, "Oi(OOO)O!O(KKk)s#d(iiiiiii)pp(OO):Caster", names, &entry, &caster->listener,
+            &family, &kind, &proto, caster->state->rows, &rows, &numbers,
             &boot, &serial, &index, &series, &size, &caster->pace, &caster->differing[0],
             &caster->differing[1], &caster->differing[2], &caster->differing[3], &caster->differing[4],
             &caster->differing[5], &caster->differing[6], &headed, &nodelay, &owners, &forget)) {
@@ -660,7 +659,6 @@ Caster_init(Caster *caster, PyObject *args, PyObject *keywords)
         .boot = boot, .minted_by = serial, .pid = (uint64_t)getpid(), .epoch = 1, .listener = index,
     };
     caster->rows = (Rows *)Py_NewRef(rows);
-    caster->words = Py_NewRef(words);
     caster->numbers = Py_NewRef(numbers);
     caster->family = Py_NewRef(family);
     caster->kind = Py_NewRef(kind);
@@ -678,7 +676,6 @@ Caster_traverse(Caster *caster, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(caster));
     Py_VISIT(caster->rows);
-    Py_VISIT(caster->words);
     Py_VISIT(caster->numbers);
     Py_VISIT(caster->lease);
     Py_VISIT(caster->owners);
@@ -707,7 +704,6 @@ Caster_dealloc(Caster *caster)
 
     PyObject_GC_UnTrack(caster);
     Py_XDECREF(caster->rows);
-    Py_XDECREF(caster->words);
     Py_XDECREF(caster->numbers);
     Py_XDECREF(caster->lease);
     Py_XDECREF(caster->owners);

@@ -137,9 +137,9 @@ PyObject *buffer_take_line(Buffer *buffer, int keepends, size_t bound);
 /* ledger.c */
 typedef struct {
     PyObject_HEAD
-    PyObject *record;
-    Py_buffer view;  /* of the record, where it is memory; its `obj` is NULL otherwise */
-    uint64_t *words; /* the same, NULL otherwise */
+    PyObject *record; /* NULL: it is this object itself */
+    PyObject *memory; /* what has the words and keeps them in their place, NULL where there are none */
+    uint64_t *words;  /* of the record, NULL where it is no memory */
     long long pushes;
     long long doubtful;
     char read;
@@ -158,6 +158,10 @@ enum {
 
 /* New, of that type, with that record. */
 Ledger *ledger_of(PyTypeObject *type, PyObject *record);
+/* New, and itself the record: of words that the memory keeps in their place. */
+Ledger *ledger_at(PyTypeObject *type, PyObject *memory, uint64_t *words);
+/* The record, as Python has it. */
+PyObject *ledger_record(const Ledger *ledger);
 /* A word of the record; -1: an error is set, and `*word` is not. */
 int ledger_word(Ledger *ledger, int index, uint64_t *word);
 /* Have the record say that something is done now. */
@@ -172,7 +176,7 @@ int ledger_count(Ledger *ledger, int word, uint64_t count);
 /* A word of the record is this from here on. */
 int ledger_store(Ledger *ledger, int word, uint64_t value);
 
-/* Have the record, which is memory, be at another place of the same memory. */
+/* Have the words be at another place of the same memory. */
 void ledger_use(PyObject *ledger, uint64_t *words);
 
 /* passing.c */
@@ -466,7 +470,7 @@ int core_end(Core *core, Life *life, int fd);
 
 /* A new core, as one that is plain and on which nothing was received, sent or committed. */
 PyObject *core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease,
-                    PyObject *record);
+                    Ledger *ledger);
 /* Have such a core go on from what the last worker has left: the counts of its record, a state, and where
    that is put, None for neither. */
 void core_go_on(Core *core, uint64_t came, uint64_t gone, PyObject *committed, PyObject *shelf);

@@ -1,7 +1,8 @@
 /* What a connection's handler has done since its last commit, and the record of it in shared memory:
    the twin of `_stream/_ledger.py`.
 
-   It owns a view of the record.  Each step that makes more uncertain is written before it is done.
+   It owns the memory that has the record's words, or a record that is no memory.  Where the words are those of
+   a scoreboard's row the ledger is the record itself, and has them as its items.  Each step that makes more uncertain is written before it is done.
    A word is stored as one plain store, which another process sees whole; the interpreter's lock is
    held throughout, so that no thread comes between a step and its word. */
 
@@ -129,42 +130,51 @@ ledger_commit(Ledger *ledger, int unread, long long left_kernel)
     return show(ledger);
 }
 
-/* Have the record be this one: memory of 64-bit words, or anything that has them as items. */
+/* Have the record be this one: memory of 64-bit words, another ledger's, or anything that has them as items. */
 static int
 use_record(Ledger *ledger, PyObject *record)
 {
-    Py_buffer view = {0};
+    PyObject *memory = NULL;
+    uint64_t *words = NULL;
 
-    if (record == ledger->record) {
+    if (record == ledger->record || record == (PyObject *)ledger) {
         return 0;
     }
-    if (PyObject_CheckBuffer(record)) {
-        if (PyObject_GetBuffer(record, &view, PyBUF_WRITABLE) < 0) {
+    if (Py_IS_TYPE(record, Py_TYPE(ledger)) && !((Ledger *)record)->record) {
+        memory = Py_NewRef(((Ledger *)record)->memory);
+        words = ((Ledger *)record)->words;
+    } else if (PyObject_CheckBuffer(record)) {
+        const Py_buffer *view;
+
+        memory = PyMemoryView_FromObject(record);
+        if (!memory) {
             return -1;
         }
-        if (view.len < WORDS * (Py_ssize_t)sizeof(uint64_t) ||
-            (uintptr_t)view.buf % sizeof(uint64_t)) {
-            PyBuffer_Release(&view);
-            PyErr_SetString(PyExc_ValueError, "a record has 16 words of 64 bits");
+        view = PyMemoryView_GET_BUFFER(memory);
+        if (view->readonly || view->len < WORDS * (Py_ssize_t)sizeof(uint64_t) ||
+            (uintptr_t)view->buf % sizeof(uint64_t)) {
+            Py_DECREF(memory);
+            PyErr_SetString(PyExc_ValueError, "a record has 16 words of 64 bits, to be written");
             return -1;
         }
+        words = view->buf;
     }
-    if (ledger->view.obj) {
-        PyBuffer_Release(&ledger->view);
-    }
-    ledger->view = view;
-    ledger->words = view.obj ? view.buf : NULL;
-    Py_INCREF(record);
-    Py_XSETREF(ledger->record, record);
+    ledger->words = words;
+    Py_XSETREF(ledger->memory, memory);
+    Py_XSETREF(ledger->record, Py_NewRef(record));
     return 0;
+}
+
+PyObject *
+ledger_record(const Ledger *ledger)
+{
+    return Py_NewRef(ledger->record ? ledger->record : (PyObject *)ledger);
 }
 
 void
 ledger_use(PyObject *given, uint64_t *words)
 {
-    Ledger *ledger = (Ledger *)given;
-
-    ledger->view.buf = ledger->words = words;
+    ((Ledger *)given)->words = words;
 }
 
 Ledger *
@@ -175,6 +185,18 @@ ledger_of(PyTypeObject *type, PyObject *record)
     if (ledger && use_record(ledger, record) < 0) {
         Py_DECREF(ledger);
         return NULL;
+    }
+    return ledger;
+}
+
+Ledger *
+ledger_at(PyTypeObject *type, PyObject *memory, uint64_t *words)
+{
+    Ledger *ledger = (Ledger *)type->tp_alloc(type, 0);
+
+    if (ledger) {
+        ledger->memory = Py_NewRef(memory);
+        ledger->words = words;
     }
     return ledger;
 }
@@ -196,9 +218,7 @@ Ledger_dealloc(Ledger *ledger)
 {
     PyTypeObject *type = Py_TYPE(ledger);
 
-    if (ledger->view.obj) {
-        PyBuffer_Release(&ledger->view);
-    }
+    Py_XDECREF(ledger->memory);
     Py_XDECREF(ledger->record);
     type->tp_free(ledger);
     Py_DECREF(type);
@@ -284,8 +304,7 @@ Ledger_status(Ledger *ledger, void *Py_UNUSED(closure))
 static PyObject *
 Ledger_record(Ledger *ledger, void *Py_UNUSED(closure))
 {
-    Py_INCREF(ledger->record);
-    return ledger->record;
+    return ledger_record(ledger);
 }
 
 static int
@@ -296,6 +315,47 @@ Ledger_set_record(Ledger *ledger, PyObject *record, void *Py_UNUSED(closure))
         return -1;
     }
     return use_record(ledger, record);
+}
+
+/* Read which word is asked for; -1: there is none such, and an error is set. */
+static int
+word_at(PyObject *index)
+{
+    Py_ssize_t word = PyNumber_AsSsize_t(index, PyExc_IndexError);
+
+    if (word < 0 || word >= WORDS) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_IndexError, "a record has 16 words");
+        }
+        return -1;
+    }
+    return (int)word;
+}
+
+static PyObject *
+Ledger_item(Ledger *ledger, PyObject *index)
+{
+    int word = word_at(index);
+    uint64_t value;
+
+    return word < 0 || ledger_word(ledger, word, &value) < 0 ? NULL : PyLong_FromUnsignedLongLong(value);
+}
+
+static int
+Ledger_set_item(Ledger *ledger, PyObject *index, PyObject *number)
+{
+    int word = word_at(index);
+    uint64_t value;
+
+    if (word < 0) {
+        return -1;
+    }
+    if (!number) {
+        PyErr_SetString(PyExc_TypeError, "a record keeps its words");
+        return -1;
+    }
+    value = PyLong_AsUnsignedLongLong(number);
+    return value == (uint64_t)-1 && PyErr_Occurred() ? -1 : ledger_store(ledger, word, value);
 }
 
 static PyMethodDef methods[] = {
@@ -340,6 +400,8 @@ static PyType_Slot slots[] = {
     {Py_tp_methods, methods},
     {Py_tp_members, members},
     {Py_tp_getset, properties},
+    {Py_mp_subscript, Ledger_item},
+    {Py_mp_ass_subscript, Ledger_set_item},
     {Py_tp_doc, "The twin of `_stream._ledger.Ledger`."},
     {0, NULL},
 };

@@ -704,8 +704,7 @@ static PyObject *
 Core_record(Core *core, void *Py_UNUSED(closure))
 {
     if (core->plain_ledger) {
-        Py_INCREF(core->plain_ledger->record);
-        return core->plain_ledger->record;
+        return ledger_record(core->plain_ledger);
     }
     return core->ledger ? PyObject_GetAttrString(core->ledger, "record") : part(NULL, "record");
 }
@@ -829,7 +828,7 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
 }
 
 PyObject *
-core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease, PyObject *record)
+core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease, Ledger *ledger)
 {
     PyTypeObject *type = Py_TYPE(pattern);
     const Buffer *buffer = pattern->plain_buffer;
@@ -852,10 +851,10 @@ core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *le
     core->shelf = Py_NewRef(Py_None);
     core->plain_buffer = buffer_of(state->buffer, buffer->retain, (Py_ssize_t)buffer->limit);
     core->buffer = (PyObject *)core->plain_buffer;
-    core->plain_ledger = ledger_of(state->ledger, record);
-    core->ledger = (PyObject *)core->plain_ledger;
+    core->plain_ledger = ledger;
+    core->ledger = Py_NewRef(ledger);
     core->life = (PyObject *)new_life(Py_TYPE(pattern->life));
-    if (!core->buffer || !core->ledger || !core->life || ledger_active(core->plain_ledger) < 0) {
+    if (!core->buffer || !core->life || ledger_active(core->plain_ledger) < 0) {
         Py_DECREF(core);
         return NULL;
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from socketkeep._stream._lease import Backup, Hooks, Lease
+from socketkeep._stream._record import Record
 from socketkeep._wire._census import Place
 
 if TYPE_CHECKING:  # asyncio is for workers that have a loop
@@ -20,7 +21,7 @@ class Entry:
     """One connection in this worker."""
 
     row: int
-    record: memoryview
+    record: Record
     sock: socket.socket
     lease: Lease
     hooks: Hooks

@@ -421,7 +421,7 @@ class ForkModel:
                 served.lease = served.lease._replace(proxy=given.proxy)
             self._serve(served)
 
-    def _stand_in(self, words: memoryview) -> None:
+    def _stand_in(self, words: Record) -> None:
         """In a child, show in a connection's row that this process serves it."""
         words[record.PID] = os.getpid()
         if os.getppid() != self._pid:

@@ -58,6 +58,4 @@ def make_mould(
         sock.close()
         raise
     nodelay = lease.nodelay and listener.family in (socket.AF_INET, socket.AF_INET6)
-    return Mould(
-        sock.fileno(), nodelay, entry, conn, conn.core, entry.record, lease, owned, series, pace
-    )
+    return Mould(sock.fileno(), nodelay, entry, conn, conn.core, words, lease, owned, series, pace)

@@ -85,7 +85,6 @@ class Accounts(TypedDict):
     """The accounts that `Roster` enters connections in; minted: boot, serial, listener number."""
 
     rows: object
-    words: memoryview
     numbers: Iterator[int]
     minted: tuple[int, int, int]
 
@@ -241,7 +240,6 @@ class Roster:
         environment = self._environment
         return {
             "rows": environment.scoreboard.places,
-            "words": environment.scoreboard.words,
             "numbers": self._numbers,
             "minted": (environment.boot, environment.serial, listener),
         }

@@ -16,6 +16,7 @@ from socketkeep._stream import _record as record
 from socketkeep._stream._lease import Order
 from socketkeep._stream._record import Record
 from socketkeep._stream._shell import Shell
+from socketkeep._wire._scoreboard import id_of
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._notices import BRIEFLY
 from socketkeep._worker._runaways import ENOUGH
@@ -93,8 +94,9 @@ class ThreadModel:
         os._exit(1)
 
     def cut(self, words: Record) -> None:
+        name = id_of(words)
         for entry in tuple(self._serving):
-            if entry.record == words:
+            if entry.lease.id == name:
                 with contextlib.suppress(OSError):  # the peer has gone
                     entry.sock.shutdown(socket.SHUT_RDWR)
                 # Whenever the handler comes to see it: a thread cannot be ended from outside.
