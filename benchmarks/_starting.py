@@ -19,6 +19,7 @@ from benchmarks._running import running
 from benchmarks._subjects import Subject, own
 
 START_TITLE: Final = "from the start of `serve` to the first reply, and import"
+_FIRST_REPLY: Final = "serve to the first reply"
 HOLDERS_TITLE: Final = "who holds 10,000 sockets"
 
 _GUNICORN: Final = Subject(
@@ -31,9 +32,14 @@ _GUNICORN: Final = Subject(
     listens="fd",
     http=True,
 )
+#: With as many workers as gunicorn starts: each is a fork before the first reply.
+_LIKE_GUNICORN: Final = own(
+    "prefork", "lines", "--workers", "1", name="Socketkeep prefork, 1 worker"
+)
 _STARTED: Final = (
-    *(("serve to the first reply", own(model, "lines")) for model in ("fork", "prefork", "async")),
-    ("serve to the first reply", _GUNICORN),
+    *(own(model, "lines") for model in ("fork", "prefork", "async")),
+    _LIKE_GUNICORN,
+    _GUNICORN,
 )
 
 _SOCKETS: Final = 10_000
@@ -58,7 +64,7 @@ def starting(figures: Figures, rounds: int, _seconds: float, _quick: bool) -> No
     """Measure both; the standard library's imports stand beside."""
     print(f"\n(i) {START_TITLE}", file=sys.stderr)
     for _ in range(rounds):
-        for case, subject in _STARTED:
+        for subject in _STARTED:
             reason = subject.missing()
             if reason is not None:
                 figures.missing[subject.name] = reason
@@ -66,7 +72,7 @@ def starting(figures: Figures, rounds: int, _seconds: float, _quick: bool) -> No
             began = time.monotonic()
             with running(subject) as server:  # which begins with a reply
                 took, used = time.monotonic() - began, cpu_seconds(server.pid)
-            _add(figures, ("i", case, subject.name), took, used)
+            _add(figures, ("i", _FIRST_REPLY, subject.name), took, used)
         for name, statement in _IMPORTS.items():
             _add(figures, ("i", name, "Socketkeep"), *_timed(statement))
 

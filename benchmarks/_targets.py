@@ -85,7 +85,7 @@ def targets() -> Iterator[Target]:
     yield from _price()
     was = f"Socketkeep {FORMER} prefork"
     yield Target("h", "h", "5000 parked", "Socketkeep prefork", was, 0.25, False, "cpu_us")
-    own, gunicorn = "Socketkeep prefork", "gunicorn (sync)"
+    own, gunicorn = "Socketkeep prefork, 1 worker", "gunicorn (sync)"
     yield Target("i", "i", "serve to the first reply", own, gunicorn, 0.7, False, "seconds")
     yield from _encrypted()
     yield from _web()
