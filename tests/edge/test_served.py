@@ -24,7 +24,7 @@ from tests.edge.support import (
     issue,
     serving,
 )
-from tests.harness import Server, connect, read_reply
+from tests.harness import Server, connect, read_reply, write_handler
 from tests.server.support import MODELS
 
 _ENDS = """
@@ -79,6 +79,11 @@ def wait_shown(server: Server, peers: set[str]) -> None:
     )
 
 
+def policies(server: Server) -> set[int]:
+    """Return by which the workers are scheduled."""
+    return {os.sched_getscheduler(each["pid"]) for each in server.workers()}
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_handler_has_the_facts(model: str, tmp_path: Path) -> None:
     """Also a handler that is not resumable; plain connections beside have none."""
@@ -114,6 +119,7 @@ def test_the_handler_has_the_facts(model: str, tmp_path: Path) -> None:
         assert certificate["names"] == [HOST]
         assert certificate["listener"] == server.address
         assert certificate["expires_in"] > 0
+        assert policies(server) == {os.SCHED_BATCH}
         text = server.cli("status").stdout
         assert "handshakes: TLSv1.3" in text
         assert str(tmp_path / "server.pem") in text
@@ -244,6 +250,12 @@ def test_who_speaks_no_tls_and_who_does_where_none_is(tmp_path: Path) -> None:
         assert line["listener"] == server.address
         server.wait_until(lambda: server.status()["edges"]["failed"] == {"no_tls": 20}, "counted")
         assert ask(before)["count"] == 1
+
+
+def test_a_worker_without_an_edge_is_scheduled_as_any_process(tmp_path: Path) -> None:
+    target = write_handler(tmp_path, "v0", is_async=True)
+    with Server(tmp_path, target, "-k", "async") as server:
+        assert policies(server) == {os.SCHED_OTHER}
 
 
 def test_half_done_handshakes_are_bounded(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import random
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -452,3 +453,36 @@ def test_processes_share_the_memory() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert one.standing.is_ahead(9)
+
+
+def policy_after(*steps: Callable[[], None]) -> int:
+    """Return how a thread is scheduled that has taken these steps: each has a policy of its own."""
+
+    def run() -> int:
+        for step in steps:
+            step()
+        return os.sched_getscheduler(0)
+
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(run).result()
+
+
+def be_idle() -> None:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def test_a_worker_defers_to_edges() -> None:
+    assert policy_after() == os.SCHED_OTHER
+    assert policy_after(_accepting.defer_to_edges) == os.SCHED_BATCH
+
+
+def test_a_scheduling_policy_that_was_chosen_stays() -> None:
+    assert policy_after(be_idle, _accepting.defer_to_edges) == os.SCHED_IDLE
+
+
+def test_the_system_may_forbid_another_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    assert policy_after(_accepting.defer_to_edges) == os.SCHED_OTHER

@@ -7,6 +7,7 @@ at the same queue, and whichever runs could empty it: who serves fewer comes fir
 from __future__ import annotations
 
 import _socket
+import contextlib
 import mmap
 import os
 import select
@@ -48,6 +49,17 @@ _WORD: Final = 8
 _IN_USE: Final = 0  # the word that tells how many places have ever been taken; after it come they
 _COUNT: Final = 2**32 - 1  # of a place: connections and one, 0: accepts none; above it: changes
 _MASK: Final = 2**64 - 1
+
+
+def defer_to_edges() -> None:
+    """Have an edge on the same processor pass on all that has come before this process goes on.
+
+    Otherwise the system may switch to this process and back for each message.  A policy that was
+    chosen for the server stays, and any does where the system forbids this one.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class BadAccept(Exception):

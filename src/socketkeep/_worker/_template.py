@@ -48,7 +48,7 @@ from socketkeep._wire._messages import (
 )
 from socketkeep._wire._rendezvous import HELD, HELD_FD
 from socketkeep._wire._scoreboard import Scoreboard
-from socketkeep._worker._accepting import Siblings
+from socketkeep._worker._accepting import Siblings, defer_to_edges
 from socketkeep._worker._commitless import never_commits
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
@@ -222,6 +222,8 @@ class Template:
             channel = Channel(_exempt_socket(message.channel))
             for listener in self._held:
                 guard(listener)  # a process that a handler forks must not keep the port
+            if self._load.inlets:
+                defer_to_edges()
             environment = Environment(
                 config=self._config,
                 handler=self._handler,
