@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from tests.harness.configuration import (
     OPTIONS,
     TOPICS,
+    as_told,
     configuration_in,
     configured,
+    listeners,
+    listeners_as_told,
     option,
     option_refused,
     read,
@@ -332,3 +335,44 @@ def test_what_is_no_rate(text: str) -> None:
     """Each is refused."""
     with option_refused("--accept-rate: expected off, or RATE"):
         read("accept_rate", text)
+
+
+def test_a_template_has_the_values() -> None:
+    config = configured(threads=7, allow_file="friends")
+    told = as_told(config)
+    assert {key: getattr(told, key) for key in values_of(config)} == values_of(config)
+
+
+def test_an_option_that_an_older_keeper_does_not_know_has_its_default() -> None:
+    told = as_told(configured(spare=3), "spare")
+    assert told.spare == option("spare").default
+    with pytest.raises(AttributeError, match="there is no option spear"):
+        told.spear  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("more", [(), ("of a later version",)])
+def test_a_template_has_the_options_of_its_listeners(more: tuple[str, ...]) -> None:
+    bind = [
+        "127.0.0.1:1,tls=a.pem,tls=b.pem,alpn=x,allow=10.0.0.0/8",
+        "127.0.0.1:2,proxy=on,accept-rate=5",
+    ]
+    config = configured(bind=bind)
+    settings = listeners(config, 3)
+    told = listeners_as_told(settings, config, *more)
+    assert told == settings
+    assert [(each.of_edges, each.proxy) for each in told] == [
+        (False, "off"),
+        (True, "off"),
+        (False, "on"),
+    ]
+    assert told[1].tls.files == ("a.pem", "b.pem")
+
+
+def test_an_older_keeper_tells_nothing_of_its_listeners() -> None:
+    config = configured(bind=["127.0.0.1:2,proxy=on"])
+    assert listeners_as_told([], config) == listeners(config, 1)
+
+
+def values_of(config: object) -> dict[str, object]:
+    values: dict[str, object] = msgspec.to_builtins(config)
+    return values

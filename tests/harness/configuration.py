@@ -11,6 +11,7 @@ import pytest
 
 from socketkeep._base import _mistakes
 from socketkeep._config import (
+    _chosen,
     _listener_options,
     _renewal,
     _rights,
@@ -60,6 +61,25 @@ def code_refused(match: str | None = None) -> pytest.RaisesExc[_mistakes.LoadErr
 def configured(target: str = "app:handle", **options: Any) -> _server_options.ServeConfig:
     """Return what `socketkeep serve TARGET` goes by with these options."""
     return _server_options.ServeConfig(target=target, **options)
+
+
+def as_told(config: _server_options.ServeConfig, *without: str) -> _server_options.ServeConfig:
+    """Return the options as a template has them from a keeper that does not know some of them."""
+    values = msgspec.to_builtins(config)
+    return _chosen.chosen(
+        msgspec.msgpack.encode({key: values[key] for key in values if key not in without})
+    )
+
+
+def listeners_as_told(
+    settings: list[Any], config: _server_options.ServeConfig, *more: object
+) -> list[Any]:
+    """Return what a template has of `settings`, which a later keeper tells with `more` of each.
+
+    Of none: an older keeper tells nothing, and `config` has one listener.
+    """
+    encoded = msgspec.msgpack.encode([[*each, *more] for each in settings])
+    return _chosen.chosen_for_listeners(encoded if settings else b"", config, 1)
 
 
 def gathered(
@@ -112,9 +132,12 @@ def configuration_in(encoded: bytes) -> _server_options.ServeConfig:
     return msgspec.msgpack.decode(encoded, type=_server_options.ServeConfig)
 
 
-def tls_settings(*pairs: tuple[str, str], **more: Any) -> _listener_options.TlsSettings:
+def tls_settings(*pairs: tuple[str, str], **more: Any) -> Any:
     """Return the TLS of a listener that has these certificates and keys."""
-    return _listener_options.TlsSettings(certificates=pairs, **more)
+    certificates, keys = zip(*pairs, strict=True) if pairs else ((), ())
+    made = _listener_options.tls_settings({"tls": certificates, "key": keys})
+    assert made is not None
+    return made._replace(**more)
 
 
 def listener(text: str) -> _listener_options.Bound:
@@ -132,11 +155,12 @@ def listener_in(directory: str, text: str) -> str:
     return _listener_options.with_whole_paths(text, directory)
 
 
-def listener_options(**options: Any) -> _listener_options.ListenerSettings:
+def listener_options(**options: Any) -> Any:
     """Return what a listener has beside its address."""
-    return _listener_options.ListenerSettings(**options)
+    (of_one,) = listeners(configured(bind=["127.0.0.1:0"]), 1)
+    return of_one._replace(**options)
 
 
 def closing_seconds(config: _server_options.ServeConfig) -> float:
     """Return how much of the graceful timeout is left for connections to close in."""
-    return _server_options.closing_time(config)
+    return min(1.0, config.graceful_timeout / 4)

@@ -26,7 +26,7 @@ from socketkeep._worker import (
     _settlement,
     _template,
 )
-from tests.harness.configuration import Model, configured
+from tests.harness.configuration import Model, configured, listeners
 from tests.harness.seam import How, Leased, board_in, make_board
 from tests.wire.inlets import inlet_pair, pass_on
 from tests.wire.sending import bare, ends_of_a_channel, kind_of, message, send_with
@@ -221,8 +221,12 @@ def a_place(
         door, outlet = inlet_pair()
         options["bind"] = ("127.0.0.1:7000,tls=none.pem",)
     wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    config = configured(**options)
     environment = _environment.Environment(
-        config=configured(**options),
+        config=config,
+        settings=listeners(config, 1),
+        access_log=config.access_log,
+        connect_log=config.connect_log,
         handler=inspected(handler),
         model=model,
         listeners=[listener],

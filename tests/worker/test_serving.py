@@ -168,6 +168,7 @@ def test_listeners_take_turns_where_a_worker_is_ahead() -> None:
             place.environment,
             listeners=[first, second],
             doors=[first, second],
+            settings=place.environment.settings * 2,
             listener_names=["first", "second"],
         )
         for slot in (0, 1):

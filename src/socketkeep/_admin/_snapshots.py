@@ -42,12 +42,9 @@ from socketkeep._admin._reports import (
 )
 from socketkeep._base._admission import LIMITS, REASONS, counter_of
 from socketkeep._base._mistakes import OptionError
+from socketkeep._config._chosen import handlers_time
 from socketkeep._config._renewal import Change, Renewal
-from socketkeep._config._server_options import (
-    handlers_time,
-    listener_settings,
-    parse_metrics_label,
-)
+from socketkeep._config._server_options import listener_settings, parse_metrics_label
 from socketkeep._inspect._queue import listen_drops, listen_queue
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.rollout._superseded import Fate

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import sys
@@ -40,6 +39,11 @@ _STDERR: Final = 2
 _NOBODY: Final = "nobody reads the log"
 #: Characters of a field: a line that no reader takes in would be the log's own flood.
 _LONGEST: Final = 65536
+#: As JSON has them between quotes.
+_ESCAPES: Final = str.maketrans(
+    {chr(code): f"\\u{code:04x}" for code in range(32)}
+    | {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+)
 #: How many kinds of lines a throttle tells apart; there are as many as places in the code.
 _MOST_KINDS: Final = 256
 
@@ -60,6 +64,12 @@ class _HumanFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        import json  # for who wants it
+
+        super().__init__()
+        self._dumps = json.dumps
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": _timestamp(record),
@@ -69,10 +79,10 @@ class _JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = json.dumps(line, default=str)
+        text = self._dumps(line, default=str)
         if "\\ud" in text:  # half a pair, for a byte that was no UTF-8: strict readers refuse that
             line = {key: _whole(value) for key, value in line.items()}
-            text = json.dumps(line, default=str)
+            text = self._dumps(line, default=str)
         # JSON has escapes for all that steers a terminal but this one, and need not use that.
         return text.replace("\x7f", "\\u007f")
 
@@ -400,4 +410,4 @@ def _quoted(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     if text and text.isprintable() and not any(c in text for c in ' "='):
         return text
-    return printable(json.dumps(text, ensure_ascii=False))
+    return printable(f'"{text.translate(_ESCAPES)}"')

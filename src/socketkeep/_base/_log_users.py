@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 import os
 import sys
@@ -112,6 +111,8 @@ def _fit(value: object) -> object:
     """Return a value as JSON can have it, whatever it is."""
     if isinstance(value, str | bool | int | None):
         return value
+    import json  # for who logs more than texts and numbers
+
     try:
         json.dumps(value, default=str, allow_nan=False)
     except Exception:  # a circle, keys that are no text, a number that is none

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from socketkeep._base._mistakes import OptionError
-from socketkeep._config._server_options import ServeConfig
+
+if TYPE_CHECKING:
+    from socketkeep._config._server_options import ServeConfig
 
 _SYNC: Final = ("fork", "prefork", "thread")
 #: By the key of its option: the models that serve it.

@@ -212,6 +212,13 @@ def without_effect(config: ServeConfig, model: str, *, asgi: bool) -> str:
     return ""
 
 
+def idle_options(config: ServeConfig) -> dict[str, str]:
+    """Return what `without_effect` says for the models, and for "asgi", where it says anything."""
+    told = {model: without_effect(config, model, asgi=False) for model in _MODELS}
+    told["asgi"] = without_effect(config, "async", asgi=True)
+    return {way: text for way, text in told.items() if text}
+
+
 def _unmet(setup: Setup, key: str) -> Need | None:
     """Return the first need of an option that is not met."""
     return next((need for need in NEEDS if key in need.options and not need.is_met(setup)), None)

@@ -73,13 +73,6 @@ def parse_limit(text: str) -> str:
     return word if word in {"auto", "off"} else _number(parse_duration(word))
 
 
-def limit_seconds(limit: str, automatic: float | None) -> float | None:
-    """Return what `parse_limit` returned as seconds, None for off; `automatic` is for auto."""
-    if limit == "auto":
-        return automatic
-    return None if limit == "off" else float(limit)
-
-
 def parse_size(text: str) -> int:
     """Return the bytes that `text` means: ``65536``, ``64K``, ``200M``, ``1G`` (powers of 1024).
 

@@ -3,21 +3,23 @@
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from socketkeep._config._listener_options import (
     LISTENER_OPTIONS,
-    PROXY_FROM,
     PROXY_PROTOCOL,
+    check_networks,
+    parse_listener,
+    tls_settings,
+)
+from socketkeep._config._listener_settings import (
+    PROXY_FROM,
     TCP_KEEPALIVE,
     UNIX_MODE,
     ListenerSettings,
     ProxyProtocol,
-    check_networks,
-    parse_listener,
-    tls_settings,
 )
 from socketkeep._config._options import (
     DURATION,
@@ -34,12 +36,8 @@ from socketkeep._config._options import (
     TEXT,
     UMASK,
     Option,
-    limit_seconds,
     options_of,
 )
-
-if TYPE_CHECKING:
-    from socketkeep._net._proxied import Reception
 
 _MOST_WINDOW_BITS: Final = 15  # RFC 7692, section 7.1.2.1
 
@@ -1409,23 +1407,6 @@ def listener_settings(config: ServeConfig, listeners: int) -> list[ListenerSetti
     return [_settings(config, each) for each in given]
 
 
-def receptions(config: ServeConfig, listeners: int) -> list["Reception | None"]:
-    """Return how the connections of so many listeners are met; None: no header is looked for."""
-    settings = listener_settings(config, listeners)
-    if all(each.proxy == "off" and not each.of_edges for each in settings):
-        return [None] * listeners
-    from socketkeep._net._proxied import FromEdge, Reception  # for who is behind a proxy
-
-    return [
-        FromEdge()
-        if each.of_edges
-        else None
-        if each.proxy == "off"
-        else Reception(required=each.proxy == "on", networks=each.proxy_from)
-        for each in settings
-    ]
-
-
 def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
     values = {
         declared.name.replace("-", "_"): given.get(declared.name, getattr(config, declared.default))
@@ -1439,28 +1420,3 @@ def _settings(config: ServeConfig, given: dict[str, Any]) -> ListenerSettings:
         tls=tls_settings(given),
         accepts_alone="accept-rate" in given,
     )
-
-
-def park_after(config: ServeConfig, model: str) -> float | None:
-    """Return after how many seconds of waiting a connection is parked; None: never."""
-    automatic = {"prefork": 0.2, "thread": 0.2}.get(model)
-    return limit_seconds(config.park_after, automatic)
-
-
-def closing_time(config: ServeConfig) -> float:
-    """Return how many seconds of the graceful timeout, its last ones, are for closing.
-
-    Handlers have what is before: their time must be over while their connections can still be
-    closed in an orderly way.
-    """
-    return min(1.0, config.graceful_timeout / 4)
-
-
-def handlers_time(config: ServeConfig) -> float:
-    """Return how many seconds of the graceful timeout handlers have."""
-    return config.graceful_timeout - closing_time(config)
-
-
-def worker_timeout(config: ServeConfig, model: str) -> float | None:
-    """Return after how many seconds without progress a worker is killed; None: never."""
-    return limit_seconds(config.worker_timeout, 30.0 if model == "async" else None)

@@ -6,7 +6,7 @@ import math
 import socket
 from typing import Final
 
-from socketkeep._config._listener_options import ListenerSettings
+from socketkeep._config._listener_settings import ListenerSettings
 
 _TCP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 _MOST_MILLISECONDS: Final = 2**31 - 1

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from socketkeep._config._listener_options import TlsSettings
+from socketkeep._config._listener_settings import TlsSettings
 from socketkeep._edge._ticket_keys import NAME_SIZE, derived, set_keys
 
 _PEM_BLOCK: Final = re.compile(

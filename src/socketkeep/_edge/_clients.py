@@ -18,7 +18,7 @@ from socketkeep._base import _log
 from socketkeep._base._address import format_address, peer_text
 from socketkeep._base._proxy_header import Endpoint, read_header
 from socketkeep._base._tls_facts import EdgeTls, fields_alike, header_alike
-from socketkeep._config._listener_options import ListenerSettings
+from socketkeep._config._listener_settings import ListenerSettings
 from socketkeep._edge._certificates import EdgeObject, Read, ServerTls, read_file
 from socketkeep._edge._relay import Handshake, HandshakeFailed, Relay
 from socketkeep._edge._relay_loop import make_relay_loop

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from socketkeep._config._listener_options import ListenerSettings
+from socketkeep._config._listener_settings import ListenerSettings
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper._keeper import Keeper
 from socketkeep._keeper.tables._state import (

@@ -12,17 +12,15 @@ from typing import Final, Literal
 from socketkeep._base import _log
 from socketkeep._base._mistakes import OptionError
 from socketkeep._config._address_lists import NO_LISTS, AddressLists, read_lists
+from socketkeep._config._chosen import closing_time, handlers_time, worker_timeout
 from socketkeep._config._renewal import Origins, Renewal, renew
 from socketkeep._config._server_options import (
     DEFAULT_WORKERS,
     MOST_WORKERS,
     ServeConfig,
     bound_addresses,
-    closing_time,
-    handlers_time,
     listener_settings,
     rate_of,
-    worker_timeout,
 )
 from socketkeep._config._tuning import tune
 from socketkeep._guard._terms import GuardTerms

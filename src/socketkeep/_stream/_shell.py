@@ -33,7 +33,6 @@ from socketkeep._base._errors import (
     translate,
 )
 from socketkeep._base._forking import Fate, drop, own
-from socketkeep._base._holding import Holders, holders_of
 from socketkeep._base._passing import Unfit
 from socketkeep._names._naming import MOST_GROUPS, Registration, check_labels, check_text
 from socketkeep._stream._closing import end_for_all, end_writing
@@ -70,6 +69,7 @@ from socketkeep._stream._waiting import Steps, Want
 if TYPE_CHECKING:  # ssl is for who uses it
     import ssl
 
+    from socketkeep._base._holding import Holders
     from socketkeep._base._proxy_header import ProxyHeader
     from socketkeep._base._tls_facts import TlsInfo
     from socketkeep._stream._edge_handshake import EdgeHandshake
@@ -498,6 +498,8 @@ class Shell(metaclass=ABCMeta):
             Closed: This process does not hold it any more.
             SystemFailure: There is no /proc (ENOSYS).
         """
+        from socketkeep._base._holding import holders_of  # reading /proc takes longer than this
+
         return holders_of(self.fileno())
 
     @property

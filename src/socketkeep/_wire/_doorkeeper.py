@@ -15,6 +15,7 @@ from typing import Final
 from socketkeep._base._admission import Refusal
 from socketkeep._base._network_set import NetworkSet
 from socketkeep._config._address_lists import AddressLists
+from socketkeep._config._chosen import names_networks
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._wire._census import Census, Place
 
@@ -22,23 +23,6 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # before an IPv4 address in an IPv6 one
 _IPV4: Final = 4  # bytes of an address
 _OF_A_NETWORK: Final = 8  # bytes of an IPv6 address: who has one has the /64
-
-
-def counts_by_address(config: ServeConfig, listeners: int) -> bool:
-    """Return whether connections are counted by address, so that a census is needed."""
-    settings = listener_settings(config, listeners)
-    return any(
-        each.max_per_address or (each.accept_rate, each.accept_rate_per_address) != ("off", "off")
-        for each in settings
-    )
-
-
-def has_lists(config: ServeConfig, listeners: int) -> bool:
-    """Return whether it is looked at where connections come from."""
-    settings = listener_settings(config, listeners)
-    return bool(config.allow_file or config.deny_file) or any(
-        each.allow or each.deny for each in settings
-    )
 
 
 class Doorkeeper:
@@ -80,7 +64,7 @@ class Doorkeeper:
         config: ServeConfig, listeners: int, census: Census | None, lists: AddressLists
     ) -> Doorkeeper | None:
         """Return the doorkeeper of a process; None where nothing is limited, and nobody asks."""
-        if census is None and not has_lists(config, listeners):
+        if census is None and not names_networks(config, listener_settings(config, listeners)):
             return None
         return Doorkeeper(config, listeners, census, lists)
 

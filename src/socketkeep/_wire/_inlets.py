@@ -17,7 +17,6 @@ from socketkeep import _native
 from socketkeep._base._address import InetAddress
 from socketkeep._base._originals import Socket
 from socketkeep._base._passing import receive, send
-from socketkeep._base._proxy_header import packed_ends
 
 _SEQPACKET: Final = int(socket.SOCK_SEQPACKET)
 _STREAM: Final = int(socket.SOCK_STREAM) | socket.SOCK_NONBLOCK
@@ -92,6 +91,8 @@ def _ends_of(sock: socket.socket) -> bytes:
 
     Raises OSError; ValueError where it has no two addresses of one kind.
     """
+    from socketkeep._base._proxy_header import packed_ends  # for edges, which have it anyway
+
     return packed_ends(inet_of(sock.getpeername()), inet_of(sock.getsockname()))
 
 

@@ -42,6 +42,8 @@ class LoadTarget(Message, frozen=True, tag="Load"):
     inlets: list[
         int
     ] = []  # listeners that edges accept from; behind the `sockets` come their inlets
+    settings: bytes = b""  # the options of the listeners, as `_config/_chosen.py` has them
+    idle: dict[str, str] | None = None  # what is wrong with the options, by the way of serving
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):

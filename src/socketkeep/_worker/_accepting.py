@@ -15,17 +15,19 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from socketkeep import _native
 from socketkeep._base import _log
 from socketkeep._base._address import format_address
 from socketkeep._base._originals import Socket
 from socketkeep._net._accept_errors import Exhausted, pass_over_given_up
-from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._messages import Seats
 from socketkeep._wire._scoreboard import ACCEPTS_NO_MORE, DETACHED, REFUSED, Scoreboard
 from socketkeep._worker._entry import Entry
+
+if TYPE_CHECKING:
+    from socketkeep._wire._doorkeeper import Doorkeeper
 
 #: How long nothing is accepted once a descriptor, memory or a process was wanting, in seconds.
 PAUSE: Final = 0.1

@@ -159,8 +159,8 @@ class AsyncWorker:
         self._reactor = make_reactor()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         config = environment.config
-        self._access_log = config.access_log
-        self._connect_log = config.connect_log
+        self._access_log = environment.access_log
+        self._connect_log = environment.connect_log
         self._allowance = Allowance(environment.scoreboard, config.max_connections)
         self._doors = [(one, Door(one, index)) for index, one in enumerate(environment.doors)]
         self._tends = False  # connections that C makes

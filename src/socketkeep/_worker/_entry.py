@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from socketkeep._stream._lease import Backup, Hooks, Lease
 from socketkeep._stream._record import Record
-from socketkeep._wire._census import Place
 
 if TYPE_CHECKING:  # asyncio is for workers that have a loop
     import asyncio
 
     from socketkeep._stream._shell import Shell
+    from socketkeep._wire._census import Place
 
 
 @dataclass(slots=True, eq=False)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from socketkeep._config._server_options import (
-    ServeConfig,
-    WorkerModel,
-    closing_time,
-)
+from socketkeep._config._chosen import closing_time
+from socketkeep._config._listener_settings import ListenerSettings
 from socketkeep._net._handlers import Handler, WorkerInfo
 from socketkeep._stream._closing import LINGER
 from socketkeep._stream._lease import Order
 from socketkeep._wire._channel import Channel
-from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._accepting import Siblings
+
+if TYPE_CHECKING:
+    from socketkeep._config._server_options import ServeConfig, WorkerModel
+    from socketkeep._wire._doorkeeper import Doorkeeper
 
 #: Of the time for closing: the part in which peers may end by themselves, and the part after which
 #: what is left is ended by force.  The rest is for the lifespan's end.
@@ -30,6 +30,8 @@ _CUT_OFF: Final = 0.75
 class Environment:
     """One worker's: what to serve, on which listeners, and how to reach the keeper.
 
+    `settings` are the options of the listeners.  `access_log` and `connect_log` are options, too; a
+    rehearsal logs nothing.
     `doors` are what it accepts from, by the listeners' numbers: the listener, or where edges accept
     from that, the inlet by which they pass on what they have.  `wake` is an eventfd that the keeper
     holds too; the handlers in fork children poll it.  `scoreboard_fd` and `rendezvous` are for
@@ -37,6 +39,9 @@ class Environment:
     """
 
     config: ServeConfig
+    settings: list[ListenerSettings]
+    access_log: bool
+    connect_log: bool
     handler: Handler
     model: WorkerModel
     listeners: list[socket.socket]

@@ -18,8 +18,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from msgspec import structs
-
 from socketkeep._base import _log
 from socketkeep._base._forking import drop, leave, let_go_of
 from socketkeep._base._originals import Socket, socket_pair
@@ -73,7 +71,7 @@ class ForkModel:
         self._moulds: list[Mould | None] = []  # by the listeners' numbers
         self._trials: list[Mould] = []  # for what a child that waits does beforehand
         self._spare = 0  # children that C has wait
-        self._logs = config.access_log or config.connect_log
+        self._logs = loop.environment.access_log or loop.environment.connect_log
         self._rehearse(_REHEARSALS)
 
     def take_over(self) -> None:
@@ -297,8 +295,7 @@ class ForkModel:
         loop = copy(self._loop)
         of_ours = self._loop.environment
         handler = replace(of_ours.handler, call=_echo)
-        config = structs.replace(of_ours.config, access_log=False, connect_log=False)
-        loop.environment = replace(of_ours, handler=handler, config=config)
+        loop.environment = replace(of_ours, handler=handler, access_log=False, connect_log=False)
         loop.roster = Roster(loop.environment, self.drain_signal)
         model = copy(self)
         model._loop = loop

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Final
 
 from socketkeep._base import _log
-from socketkeep._config._server_options import bound_addresses
 from socketkeep._stream._lease import DrainSignal, Order
 from socketkeep._stream._record import Record
 from socketkeep._wire import _rendezvous as rendezvous
@@ -79,6 +78,10 @@ class Reattach:
             self._listener = None
 
     def _offer(self) -> None:
+        from socketkeep._config._server_options import (
+            bound_addresses,
+        )  # for who has lost its keeper
+
         environment = self._environment
         config, handler = environment.config, environment.handler
         passed = len(environment.listener_names) - len(config.bind)

@@ -9,19 +9,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from socketkeep._base import _log
 from socketkeep._base._address import peer_text
 from socketkeep._base._admission import HEADER_TIME, Refusal
 from socketkeep._base._originals import stream_of
-from socketkeep._config._listener_options import ListenerSettings
-from socketkeep._config._server_options import (
-    WorkerModel,
-    listener_settings,
-    park_after,
-    receptions,
-)
+from socketkeep._config._chosen import park_after, receptions
+from socketkeep._config._listener_settings import ListenerSettings
 from socketkeep._names._naming import Registration
 from socketkeep._stream import _record as record
 from socketkeep._stream._lease import (
@@ -38,7 +33,6 @@ from socketkeep._stream._record import Ended
 from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire import _scoreboard as scoreboard
-from socketkeep._wire._census import Place
 from socketkeep._wire._messages import Attach, ConnectionDetached
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
@@ -46,6 +40,10 @@ from socketkeep._worker._front import EdgeOf
 from socketkeep._worker._goodbye import Goodbye
 from socketkeep._worker._handle_backup import HandleBackup
 from socketkeep._worker._reattach import ANOTHER_TRY, Patience
+
+if TYPE_CHECKING:
+    from socketkeep._config._server_options import WorkerModel
+    from socketkeep._wire._census import Place
 
 _COUNTER_OF_REASON: Final[dict[Attached, int | None]] = {
     "accepted": None,  # by the keeper, which counts it
@@ -140,10 +138,8 @@ class Roster:
         self._series = scoreboard.connection_id(environment.boot, environment.serial, 0)[:-1]
         self._pace = TURN.get(environment.model, 0.0)
         self._park_after = park_after(config, environment.model) if resumable else None
-        listeners = len(environment.listener_names)
-        self._receptions = receptions(config, listeners)
-        settings = listener_settings(config, listeners)
-        self._settings = settings
+        self._settings = settings = environment.settings
+        self._receptions = receptions(settings)
         self._starts_tls = {n for n, said in enumerate(settings) if said.tls and said.tls.asked}
         self.offered: Callable[[Entry], None] = _keep_from_here
         self._leases = [list(self._lease_of(n, said)) for n, said in enumerate(settings)]

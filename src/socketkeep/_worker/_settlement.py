@@ -47,7 +47,7 @@ class Settlement:
 
         That it goes on in another worker is no end: a reload would write a line for each.
         """
-        if self._environment.config.access_log:
+        if self._environment.access_log:
             words = entry.record
             moves = words[record.ENDED] in (record.DETACHED, record.TAKEN)
             log = _log.debug if moves else _log.info

@@ -430,7 +430,7 @@ def run_handler(loop: SyncLoop, entry: Entry, lingering: LingeringCloses | None 
             assert isinstance(conn, Connection)
             if not entry.peer:
                 loop.roster.introduce(entry, conn.peer)
-            if loop.environment.config.connect_log:
+            if loop.environment.connect_log:
                 loop.roster.log_begin(entry)
             loop.post.attached(conn)
             _call_handler(loop, entry, conn)
@@ -468,7 +468,7 @@ def finish(
     Returns False when nobody takes it: it is to be served here, from the top.
     """
     core = conn.core
-    logs = loop.environment.config.access_log
+    logs = loop.environment.access_log
     if core.life.peer_ended and not (core.life.over or core.client_hello or logs):
         close(conn, entry)  # as most do: nothing is to be told, and nobody waited for
         return True

@@ -7,10 +7,11 @@ import importlib.util
 import os
 import pwd
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from socketkeep._base import _log
 from socketkeep._base._errors import HandlerError
@@ -19,13 +20,14 @@ from socketkeep._base._mistakes import LoadError
 from socketkeep._base._originals import replaced
 from socketkeep._base._tracebacks import brief_traceback, users_place
 from socketkeep._config._kinds import kind_of
-from socketkeep._config._needs import without_effect
-from socketkeep._config._server_options import ServeConfig, WorkerModel
 from socketkeep._net._handlers import Handler, Service, inspect_handler, served_as
 from socketkeep._serve._recognized import flag_for, framework_of
 from socketkeep._serve.asgi._application import handler_of, is_asgi, is_wsgi, wsgi_way
 from socketkeep._worker._hooked import hooked
 from socketkeep._worker._shadowing import Names
+
+if TYPE_CHECKING:
+    from socketkeep._config._server_options import ServeConfig, WorkerModel
 
 EXIT_USAGE: Final = 2
 #: Who is known to replace parts of the standard library.
@@ -45,8 +47,11 @@ class _FromSource(SourceFileLoader):
         return code
 
 
-def load_handler(config: ServeConfig) -> Handler:
-    """Import TARGET's code and return its handler.  Raises LoadError."""
+def load_handler(config: ServeConfig, idle: Mapping[str, str] | None = None) -> Handler:
+    """Import TARGET's code and return its handler.  Raises LoadError.
+
+    idle: what `idle_options` says of them, where the keeper has told it.
+    """
     # For the modules of the user's, too, what this load reads must be what the next one compares.
     sys.dont_write_bytecode = True
     place, _, attribute = config.target.rpartition(":")
@@ -82,8 +87,12 @@ def load_handler(config: ServeConfig) -> Handler:
             told = f"give {flag}{instead} to serve it; {told}"
         raise LoadError(f"{config.target} cannot be a handler: {told}") from error
     model = choose_model(handler, config.model)
-    if idle := without_effect(config, model, asgi=kind == "asgi"):
-        raise LoadError(idle, EXIT_USAGE)
+    if idle is None:
+        from socketkeep._config._needs import idle_options
+
+        idle = idle_options(config)
+    if wrong := idle.get("asgi" if kind == "asgi" else model):
+        raise LoadError(wrong, EXIT_USAGE)
     return handler
 
 

@@ -14,9 +14,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import NoReturn
-
-import msgspec
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
 from socketkeep._base import _log
 from socketkeep._base._forking import exempt, fork_keeping, guard, leave, signals_blocked
@@ -27,13 +26,15 @@ from socketkeep._base._originals import socket_of
 from socketkeep._base._roles import Role
 from socketkeep._base._titles import set_title
 from socketkeep._base._tracebacks import users_traceback
-from socketkeep._config._address_lists import AddressLists
-from socketkeep._config._server_options import ServeConfig, WorkerModel
+from socketkeep._config._chosen import (
+    chosen,
+    chosen_for_listeners,
+    counts_by_address,
+    names_networks,
+)
 from socketkeep._net._handlers import Handler
 from socketkeep._stream._log_fields import log_fields
-from socketkeep._wire._census import Census
 from socketkeep._wire._channel import Channel, ChannelClosed, Packet
-from socketkeep._wire._doorkeeper import Doorkeeper
 from socketkeep._wire._inlets import inlet_of
 from socketkeep._wire._messages import (
     ABSENT,
@@ -60,6 +61,10 @@ from socketkeep._worker._target import (
     files_passed_over,
     load_handler,
 )
+
+if TYPE_CHECKING:
+    from socketkeep._config._server_options import WorkerModel
+    from socketkeep._wire._doorkeeper import Doorkeeper
 
 
 def main(channel_fd: int) -> None:
@@ -98,7 +103,11 @@ class Template:
             raise LoadError("the listeners did not arrive: out of file descriptors")
         self._channel = channel
         self._load = load
-        self._config = msgspec.msgpack.decode(load.config, type=ServeConfig)
+        self._config = chosen(load.config)
+        self._settings = chosen_for_listeners(load.settings, self._config, len(load.listeners))
+        self._limits = names_networks(self._config, self._settings)
+        if self._limits or counts_by_address(self._settings):
+            import_module("socketkeep._wire._doorkeeper")  # once for all workers
         _log.configure(self._config.log_level, self._config.log_format, self._config.log_file)
         write_users_lines(self._config.log_level, self._config.log_format, log_fields)
         if load.descriptors:
@@ -116,7 +125,7 @@ class Template:
         if load.rendezvous == HELD:
             os.set_inheritable(HELD_FD, False)
         pid, own = os.getpid(), self._descriptors()
-        self._handler: Handler = load_handler(self._config)
+        self._handler: Handler = load_handler(self._config, load.idle)
         if os.getpid() != pid:
             leave(0)  # the code has forked, and this is its child: no second template
         if self._descriptors() != own:
@@ -189,6 +198,12 @@ class Template:
 
     def _doorkeeper(self, message: ForkWorker) -> Doorkeeper | None:
         """Return who says whom the worker takes; None where nothing is limited."""
+        if message.census == ABSENT and not self._limits:
+            return None
+        from socketkeep._config._address_lists import AddressLists
+        from socketkeep._wire._census import Census
+        from socketkeep._wire._doorkeeper import Doorkeeper
+
         lists = AddressLists(self._load.allow, self._load.deny)
         census = None
         if message.census != ABSENT:
@@ -226,6 +241,9 @@ class Template:
                 defer_to_edges()
             environment = Environment(
                 config=self._config,
+                settings=self._settings,
+                access_log=self._config.access_log,
+                connect_log=self._config.connect_log,
                 handler=self._handler,
                 model=self._model,
                 listeners=self._listeners,

@@ -16,8 +16,8 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._base._admission import HEADER_TIME, Refusal, counter_of
 from socketkeep._base._passing import Unfit, close_without_waiting
-from socketkeep._config._options import limit_seconds
-from socketkeep._config._server_options import ServeConfig, listener_settings, receptions
+from socketkeep._config._chosen import limit_seconds, receptions
+from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.connections._moves import Moves
 from socketkeep._keeper.connections._parking import Parking, says_something
 from socketkeep._keeper.connections._porch import Porch
@@ -181,8 +181,7 @@ class Connections:
         self.moves.post = self.post
         self.post.on_called = self._called
         self._renamed: dict[str, None] = {}
-        self._receptions = receptions(config, len(listeners))
-        settings = listener_settings(config, len(listeners))
+        self._receptions = receptions(settings)
         self._of_edges = [each.of_edges for each in settings]
         self.porch: Final = Porch(reactor, self._reception, self._admit, self._refuse)
 

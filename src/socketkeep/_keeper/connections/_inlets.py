@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 
-from socketkeep._config._listener_options import ListenerSettings
+from socketkeep._config._listener_settings import ListenerSettings
 from socketkeep._keeper.tables._state import KeepOpen, SavedInlet
 from socketkeep._net._listener import Listener
 from socketkeep._wire._inlets import Inlet, inlet_of, inlet_pair

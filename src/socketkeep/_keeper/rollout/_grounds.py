@@ -13,7 +13,8 @@ from socketkeep._base import _log
 from socketkeep._base._address import UnixAddress
 from socketkeep._base._errors import ListenError
 from socketkeep._base._mistakes import OptionError
-from socketkeep._config._listener_options import ListenerSettings, unix_owner
+from socketkeep._config._listener_options import unix_owner
+from socketkeep._config._listener_settings import ListenerSettings
 from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.rollout._directory import WorkingDirectory
 from socketkeep._net._listener import Listener

@@ -14,8 +14,10 @@ import msgspec
 from socketkeep._base import _log
 from socketkeep._config._address_lists import NO_LISTS, AddressLists
 from socketkeep._config._capacity import soft_limit
+from socketkeep._config._chosen import encoded_settings
+from socketkeep._config._needs import idle_options
 from socketkeep._config._renewal import Renewal
-from socketkeep._config._server_options import ServeConfig
+from socketkeep._config._server_options import ServeConfig, listener_settings
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
@@ -188,6 +190,8 @@ class Templates:
                 allow=generation.lists.allow,
                 deny=generation.lists.deny,
                 inlets=list(self._inlets),
+                settings=encoded_settings(listener_settings(config, len(self._listeners))),
+                idle=idle_options(config),
             )
         )
 

@@ -7,11 +7,12 @@ from typing import Final
 
 from socketkeep._base import _log
 from socketkeep._config._address_lists import AddressLists
-from socketkeep._config._server_options import DEFAULT_WORKERS, ServeConfig
+from socketkeep._config._chosen import counts_by_address
+from socketkeep._config._server_options import DEFAULT_WORKERS, ServeConfig, listener_settings
 from socketkeep._keeper.workers._workers import Worker
 from socketkeep._stream import _record as record
 from socketkeep._wire._census import KEEPERS_LANE, Census, create_memfd
-from socketkeep._wire._doorkeeper import Doorkeeper, counts_by_address
+from socketkeep._wire._doorkeeper import Doorkeeper
 
 #: Lanes by worker: for those of a reload beside those of the one before, and for more workers
 #: than the server began with.
@@ -43,7 +44,7 @@ class Lanes:
 
         Raises OSError.
         """
-        if self.memfd < 0 and counts_by_address(config, self._listeners):
+        if self.memfd < 0 and counts_by_address(listener_settings(config, self._listeners)):
             workers = config.workers or max(DEFAULT_WORKERS.values())
             self.memfd = create_memfd(max(_FEWEST, _BY_WORKER * workers))
             self._census = Census(self.memfd, KEEPERS_LANE)

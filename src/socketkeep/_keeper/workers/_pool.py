@@ -11,7 +11,8 @@ from typing import Final, Protocol
 
 from socketkeep._base import _log
 from socketkeep._base._passing import Unfit
-from socketkeep._config._server_options import ServeConfig, closing_time
+from socketkeep._config._chosen import closing_time
+from socketkeep._config._server_options import ServeConfig
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
