@@ -174,13 +174,22 @@ def test_mistakes(tmp_path: Path) -> None:
     mixed = Files(good.certificate, other.key)
     nothing = Files(tmp_path / "nothing", good.key)
     alone = Files(good.certificate, good.certificate)
+    wrong = Files(good.certificate, Path(f"{good.certificate}.copy"))
+    wrong.key.write_bytes(good.certificate.read_bytes())
     for made, line in (
         (
             partial(server_tls, mixed),
             "good.pem, key .*other.key: the key does not fit the certificate",
         ),
         (partial(server_tls, nothing), "^tls: cannot read .*nothing: No such file or directory"),
-        (partial(server_tls, alone), "^tls: .*good.pem: no such PEM can be read there"),
+        (
+            partial(server_tls, alone),
+            "good.pem: no such PEM can be read there; a key in another file is named by key=$",
+        ),
+        (
+            partial(server_tls, wrong),
+            "^tls: .*good.pem, key .*good.pem.copy: no such PEM can be read there$",
+        ),
         (
             partial(server_tls, good, other),
             "^tls: .*other.pem: .*good.pem is for keeper.example, too",
@@ -221,7 +230,8 @@ def test_a_pass_phrase(tmp_path: Path) -> None:
     phrase.write_text("open sesame\n")
     server_tls(files, key_password_file=str(phrase))
     phrase.write_text("close sesame\n")
-    with pytest.raises(BadTls, match="not by that pass phrase"):
+    line = f"key-password-file: {phrase}: it has not the pass phrase of {files.key}"
+    with pytest.raises(BadTls, match=f"^{line}$"):
         server_tls(files, key_password_file=str(phrase))
     with pytest.raises(BadTls, match="it has a pass phrase: give key-password-file=FILE"):
         server_tls(files)

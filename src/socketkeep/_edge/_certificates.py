@@ -36,8 +36,7 @@ _ROUNDS: Final = 10  # a handshake has two or three
 _REASONS: Final = {
     "KEY_VALUES_MISMATCH": "the key does not fit the certificate",
     "NO_START_LINE": "there is no PEM of the kind that was expected",
-    "PEM lib": "no such PEM can be read there, or not by that pass phrase; a key in another file is"
-    " named by key=",
+    "PEM lib": "no such PEM can be read there",
     "No cipher can be selected": "there is no such cipher",
 }
 
@@ -222,12 +221,11 @@ def _certificate(
     settings: TlsSettings, path: str, key: str, files: Contents, *, wary: bool
 ) -> Certificate:
     context = _context(settings, files)
-    password = _password(settings, files)
+    password = _Password(settings, files)
     try:
         _load_chain(context, files[path], files[key], password)
     except ssl.SSLError as error:
-        where = path if key == path else f"{path}, key {key}"
-        raise BadTls(f"tls: {where}: {_words(error)}") from None
+        raise _not_loaded(path, key, password, error) from None
     told = _describe(files[path], files[key], password)
     if isinstance(told, str):
         if wary:
@@ -331,17 +329,33 @@ def _meet(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
     raise ssl.SSLError("it does not end")
 
 
-def _password(settings: TlsSettings, files: Contents) -> Callable[[], bytes]:
-    """Return what gives the pass phrase: OpenSSL would ask a terminal for one that is missing."""
-    path = settings.key_password_file
-    phrase = files[path] if path else None
+def _not_loaded(path: str, key: str, password: _Password, error: ssl.SSLError) -> BadTls:
+    """Return what is wrong with a certificate and its key, which OpenSSL does not take."""
+    words = _words(error)
+    if password.asked and words != _REASONS["KEY_VALUES_MISMATCH"]:
+        return BadTls(f"key-password-file: {password.path}: it has not the pass phrase of {key}")
+    if key != path:
+        return BadTls(f"tls: {path}, key {key}: {words}")
+    hint = "; a key in another file is named by key=" if words == _REASONS["PEM lib"] else ""
+    return BadTls(f"tls: {path}: {words}{hint}")
 
-    def give() -> bytes:
-        if phrase is None:
+
+class _Password:
+    """Gives the pass phrase: OpenSSL would ask a terminal for one that is missing.
+
+    asked: it was.
+    """
+
+    def __init__(self, settings: TlsSettings, files: Contents) -> None:
+        self.path = settings.key_password_file
+        self.asked = False
+        self._phrase = files[self.path] if self.path else None
+
+    def __call__(self) -> bytes:
+        self.asked = True
+        if self._phrase is None:
             raise BadTls("key: it has a pass phrase: give key-password-file=FILE")
-        return phrase.removesuffix(b"\n").removesuffix(b"\r")
-
-    return give
+        return self._phrase.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def _contents(settings: TlsSettings, read: Read) -> Contents:
