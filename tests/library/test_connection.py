@@ -193,6 +193,29 @@ def test_non_blocking_receives_lose_nothing_however_the_stream_is_split(
         assert out == stream
 
 
+def test_what_comes_after_much_is_as_whole_as_that() -> None:
+    """Much, little, nothing, more than is wanted, and the end."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        conn = Connection(ours, mode=NonBlocking())
+        most, received = 65536, 0
+        for size in (20_000, 30_000, 5, 20_000, most, 1):
+            piece = bytes(each % 251 for each in range(size))
+            peer.sendall(piece)
+            assert conn.recv(most) == piece
+            received += size
+            assert conn.received == received
+            with pytest.raises(WouldBlock):
+                conn.recv(most)
+        peer.sendall(bytes(20_000) + b"end")
+        assert conn.recv(20_000) == bytes(20_000)
+        assert conn.recv(most) == b"end"
+        peer.sendall(bytes(20_000))
+        assert conn.recv(most) == bytes(20_000)
+        peer.shutdown(socket.SHUT_WR)
+        assert conn.recv(most) == b""
+
+
 def one_receive(conn: Connection, verb: str) -> bytes:
     """Receive by `verb` and return all it consumed."""
     match verb:

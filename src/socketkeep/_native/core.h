@@ -429,6 +429,7 @@ typedef struct {
     int unwaited;         /* receives in a row of a sync connection that waited for nothing */
     int missed;           /* and attempts in a row that found nothing */
     char retains;
+    char much;   /* the last receive brought much */
     char direct; /* the transport is the socket itself */
     char tells_end; /* and an EOF there may stand for another end */
 } Core;

@@ -27,6 +27,10 @@ enum { MOST_GATHERED = 65536 };
 /* More than this is sent without the lock: to copy it takes longer than to hand that over. */
 enum { LONG_SEND = 32768 };
 
+/* After so much the next is received where it is to stay, not by the scratch: to copy it takes longer
+   than to give back what the object did not need. */
+enum { MUCH = 8192 };
+
 static char scratch[CHUNK];
 
 /* Whether the normal course of things can be served here. */
@@ -205,6 +209,36 @@ none_came(Core *core, ssize_t count, int code)
     return FAILED;
 }
 
+/* As `core_receive`, after a receive that has brought much. */
+static int
+receive_much(Core *core, PyObject **data)
+{
+    ssize_t count;
+    int fd = begin(core), code;
+
+    if (fd == -2) {
+        return -1;
+    }
+    *data = PyBytes_FromStringAndSize(NULL, CHUNK);
+    if (!*data) {
+        return -1;
+    }
+    count = take_in(core, fd, PyBytes_AS_STRING(*data), CHUNK, &code);
+    core->much = count >= MUCH;
+    if (count <= 0) {
+        Py_CLEAR(*data);
+        return none_came(core, count, code);
+    }
+    if (_PyBytes_Resize(data, count) < 0) {
+        return -1;
+    }
+    if (came(core, count) < 0) {
+        Py_CLEAR(*data);
+        return -1;
+    }
+    return ARRIVED;
+}
+
 int
 core_receive(Core *core, size_t most, PyObject **data)
 {
@@ -218,6 +252,9 @@ core_receive(Core *core, size_t most, PyObject **data)
         *data = buffer_take(buffer, size > most ? most : size);
         return *data ? ARRIVED : -1;
     }
+    if (core->much && most >= CHUNK && !core->retains) {
+        return receive_much(core, data);
+    }
     fd = begin(core);
     if (fd == -2) {
         return -1;
@@ -226,6 +263,7 @@ core_receive(Core *core, size_t most, PyObject **data)
     if (count <= 0) {
         return none_came(core, count, code);
     }
+    core->much = count >= MUCH;
     if ((size_t)count > most) {
         kept = buffer_feed(buffer, scratch, (size_t)count);
         *data = kept < 0 ? NULL : buffer_take(buffer, most);
