@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -85,7 +87,7 @@ def shown(entry: Any) -> dict[str, Any]:
     own = ("core", "_reading", "_sending_lock", "_waiter", "lease", "hooks", "_peer")
     for name in (
         *(f"conn.{each}" for each in own),
-        *(f"entry.{each}" for each in ("row", "record", "sock", "lease", "hooks", "peer", "conn")),
+        *(f"entry.{each}" for each in ("row", "record", "handle", "lease", "hooks", "conn")),
         *("hooks.record", "transport.sock", "transport.input_fd"),
     ):
         whole.pop(name, None)
@@ -119,6 +121,13 @@ def both(scene: Scene) -> tuple[Any, Any]:
             assert made.peer == "{}:{}".format(*peer.getsockname())
             assert cast.peer == cast.lease.peer == "{}:{}".format(*second.getsockname())
     return made, cast
+
+
+@contextmanager
+def _connected(scene: Scene) -> Iterator[tuple[socket.socket, Any]]:
+    """Give a peer, and the entry that C has made of its connection."""
+    with socket.create_connection(scene.listener.getsockname()[:2]) as peer:
+        yield peer, scene.cast()
 
 
 @pytest.mark.parametrize("model", ["prefork", "thread"])
@@ -183,6 +192,77 @@ def test_a_record_is_the_words_of_its_row() -> None:
         assert Row(row).status == "sent"
         cast.conn.close(linger=0)
         assert Row(record).ended == "closed"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_a_lease_tells_is_made_when_it_is_asked_for(host: str) -> None:
+    with a_place(plain, "thread") as place:
+        scene = Scene(place)
+        with socket.create_server((host, 0), family=_FAMILY[host]) as listener:
+            scene.listener, made = listener, scene.listener
+            with made, socket.create_connection(listener.getsockname()[:2]) as peer:
+                cast = scene.cast()
+                port = peer.getsockname()[1]
+        told = f"127.0.0.1:{port}" if host == "127.0.0.1" else f"[::1]:{port}"
+        assert (cast.lease.id, cast.lease.peer, cast.peer) == ("b007-9-1", told, told)
+        assert cast.conn.peer == told
+        later = cast.lease._replace(attached="reload", state=b"1")
+        assert (later.id, later.peer, later.turn) == ("b007-9-1", told, cast.lease.turn)
+        assert (later.attached, later.state, cast.lease.attached) == ("reload", b"1", "accepted")
+        for name in ("_fields", "nothing"):
+            assert not hasattr(cast.lease, name)
+        cast.conn.close(linger=0)
+        assert cast.conn.peer == told
+
+
+_FAMILY = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
+
+
+def test_its_socket_is_made_when_it_is_asked_for() -> None:
+    with a_scene(plain, "prefork") as scene, _connected(scene) as (peer, cast):
+        number = cast.conn.core.transport.input_fd
+        assert cast.sock is cast.conn.core.sock is cast.conn.core._source
+        assert cast.sock.fileno() == number
+        peer.close()
+        assert cast.conn.recv() == b""
+        cast.conn.close(linger=0)
+        assert cast.sock.fileno() == -1
+
+
+def test_a_connection_that_has_ended_has_a_closed_socket() -> None:
+    with a_scene(plain, "prefork") as scene, _connected(scene) as (peer, cast):
+        peer.shutdown(socket.SHUT_WR)
+        assert cast.conn.recv() == b""
+        cast.conn.close()
+        assert peer.recv(1) == b""
+        assert cast.sock.fileno() == -1
+        assert cast.conn.core.transport.input_fd == -1
+
+
+def test_nobody_has_it_and_it_is_closed() -> None:
+    with a_scene(plain, "prefork") as scene, _connected(scene) as (peer, cast):
+        scene.place.board.places.give_back(cast.row, None)
+        del cast
+        gc.collect()
+        assert peer.recv(1) == b""
+
+
+def test_a_descriptor_that_was_closed_by_its_number_is_no_socket() -> None:
+    with a_scene(plain, "prefork") as scene:
+        before = _sockets()
+        with _connected(scene) as (peer, cast):
+            (number,) = _sockets() - before - {peer.fileno()}
+            os.close(number)
+            assert cast.sock.fileno() == -1
+            assert cast.conn.core.transport.input_fd == -1
+            cast.conn.close(linger=0)
+
+
+def _sockets() -> set[int]:
+    """Return this process's descriptors of sockets."""
+    links = {each: Path("/proc/self/fd", each) for each in os.listdir("/proc/self/fd")}
+    open_now = {each: link for each, link in links.items() if link.is_symlink()}
+    return {int(each) for each, link in open_now.items() if "socket" in str(link.readlink())}
 
 
 GIVEN = message(

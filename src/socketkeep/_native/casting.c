@@ -29,9 +29,9 @@ typedef struct {
 
 /* The slots that are written, by what they are of. */
 enum {
-    CONN_CORE, CONN_LEASE, CONN_HOOKS, CONN_PEER, CONN_SENT_BEFORE, CONN_READING, CONN_SENDING, CONN_WAITER,
+    CONN_CORE, CONN_LEASE, CONN_HOOKS, CONN_SENT_BEFORE, CONN_READING, CONN_SENDING, CONN_WAITER,
     HOOKS_RECORD, HOOKS_SHELF,
-    ENTRY_ROW, ENTRY_RECORD, ENTRY_SOCK, ENTRY_LEASE, ENTRY_HOOKS, ENTRY_PEER, ENTRY_CONN,
+    ENTRY_ROW, ENTRY_RECORD, ENTRY_HANDLE, ENTRY_LEASE, ENTRY_HOOKS, ENTRY_CONN,
     TRANSPORT_SOCK, TRANSPORT_FD,
     WRITTEN
 };
@@ -131,23 +131,63 @@ put(PyObject *copy, Py_ssize_t place, PyObject *value)
     Py_XDECREF(before);
 }
 
-/* The socket of a descriptor, which it has from there on. */
+/* A socket of a descriptor; NULL: an error is set, and the descriptor is the caller's still. */
 static PyObject *
-socket_of(Caster *caster, PyObject *number)
+new_socket(const Caster *caster, int fd)
 {
     PyTypeObject *type = Py_TYPE(caster->sock.object);
     PyObject *none = PyTuple_New(0), *sock = none ? type->tp_new(type, none, NULL) : NULL;
-    PyObject *given = sock ? PyTuple_Pack(4, caster->family, caster->kind, caster->proto, number) : NULL;
+    PyObject *given;
+    int failed;
 
     Py_XDECREF(none);
-    if (!given || type->tp_base->tp_init(sock, given, NULL) < 0) {
-        Py_XDECREF(given);
-        Py_XDECREF(sock);
+    if (!sock) {
         return NULL;
     }
-    Py_DECREF(given);
     fill(&caster->sock, sock);
+    if (fd < 0) {
+        given = PyObject_CallMethod(sock, "close", NULL);
+        failed = given ? 0 : -1;
+    } else {
+        given = Py_BuildValue("OOOi", caster->family, caster->kind, caster->proto, fd);
+        failed = given ? type->tp_base->tp_init(sock, given, NULL) : -1;
+    }
+    Py_XDECREF(given);
+    if (failed) {
+        Py_CLEAR(sock);
+    }
     return sock;
+}
+
+PyObject *
+caster_socket(PyObject *maker, int fd)
+{
+    const Caster *caster = (Caster *)maker;
+    PyObject *sock = new_socket(caster, fd);
+
+    if (!sock && PyErr_ExceptionMatches(PyExc_OSError)) { /* it was closed by its number */
+        PyErr_Clear();
+        return new_socket(caster, -1);
+    }
+    if (!sock && fd >= 0) {
+        close(fd);
+    }
+    return sock;
+}
+
+PyObject *
+caster_transport(PyObject *maker, PyObject *sock)
+{
+    const Caster *caster = (Caster *)maker;
+    PyObject *number = PyObject_CallMethodNoArgs(sock, caster->state->names[FILENO]);
+    PyObject *transport = number ? copy_of(&caster->transport) : NULL;
+
+    if (transport) {
+        put(transport, caster->written[TRANSPORT_SOCK], Py_NewRef(sock));
+        put(transport, caster->written[TRANSPORT_FD], Py_NewRef(number));
+    }
+    Py_XDECREF(number);
+    return transport;
 }
 
 static PyObject *
@@ -198,6 +238,148 @@ lease_of(const Caster *caster, uint32_t row, PyObject *id, PyObject *peer)
     return lease;
 }
 
+/* The lease of a connection that was accepted, in a fifth of the memory: what differs is told when it is
+   asked for, and all else is the pattern's.  Its twin is `Lease`, which `_replace` makes of it. */
+typedef struct {
+    PyObject_HEAD
+    Caster *caster;
+    uint64_t number;
+    uint32_t row;
+    in_port_t port;
+    char is_inet;
+    union {
+        struct in_addr four;
+        struct in6_addr six;
+    } host;
+} BriefLease;
+
+static PyObject *
+brief_lease(Caster *caster, uint32_t row, const struct sockaddr_storage *address)
+{
+    const struct sockaddr_in *four = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)address;
+    PyTypeObject *type = caster->state->brief_lease;
+    BriefLease *lease = (BriefLease *)type->tp_alloc(type, 0);
+
+    if (!lease) {
+        return NULL;
+    }
+    lease->caster = (Caster *)Py_NewRef(caster);
+    lease->number = caster->newcomer.number;
+    lease->row = row;
+    lease->is_inet = address->ss_family == AF_INET;
+    if (lease->is_inet) {
+        lease->port = four->sin_port;
+        lease->host.four = four->sin_addr;
+    } else {
+        lease->port = six->sin6_port;
+        lease->host.six = six->sin6_addr;
+    }
+    return (PyObject *)lease;
+}
+
+static PyObject *
+BriefLease_id(BriefLease *lease, void *Py_UNUSED(closure))
+{
+    return id_of(lease->caster, lease->number);
+}
+
+static PyObject *
+BriefLease_peer(BriefLease *lease, void *Py_UNUSED(closure))
+{
+    struct sockaddr_storage address = {.ss_family = lease->is_inet ? AF_INET : AF_INET6};
+    struct sockaddr_in *four = (struct sockaddr_in *)&address;
+    struct sockaddr_in6 *six = (struct sockaddr_in6 *)&address;
+    char peer[PEER_SIZE];
+
+    if (lease->is_inet) {
+        four->sin_port = lease->port;
+        four->sin_addr = lease->host.four;
+    } else {
+        six->sin6_port = lease->port;
+        six->sin6_addr = lease->host.six;
+    }
+    board_peer(peer, &address);
+    return PyUnicode_FromString(peer);
+}
+
+static PyObject *
+BriefLease_turn(BriefLease *lease, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble(lease->row * lease->caster->pace);
+}
+
+static PyObject *
+BriefLease_replace(BriefLease *lease, PyObject *args, PyObject *keywords)
+{
+    PyObject *id = BriefLease_id(lease, NULL), *peer = id ? BriefLease_peer(lease, NULL) : NULL;
+    PyObject *whole = peer ? lease_of(lease->caster, lease->row, id, peer) : NULL;
+    PyObject *replace = whole ? PyObject_GetAttrString(whole, "_replace") : NULL;
+    PyObject *made = replace ? PyObject_Call(replace, args, keywords) : NULL;
+
+    Py_XDECREF(id);
+    Py_XDECREF(peer);
+    Py_XDECREF(whole);
+    Py_XDECREF(replace);
+    return made;
+}
+
+static PyObject *
+BriefLease_getattro(BriefLease *lease, PyObject *name)
+{
+    static const char *const OWN[] = {"id", "peer", "turn"};
+    const char *text = PyUnicode_AsUTF8(name);
+    int is_own = text && *text == '_';
+
+    for (size_t each = 0; text && !is_own && each < sizeof OWN / sizeof *OWN; each++) {
+        is_own = strcmp(text, OWN[each]) == 0;
+    }
+    if (!text) {
+        return NULL;
+    }
+    return is_own ? PyObject_GenericGetAttr((PyObject *)lease, name)
+                  : PyObject_GetAttr(lease->caster->lease, name);
+}
+
+static void
+BriefLease_dealloc(BriefLease *lease)
+{
+    PyTypeObject *type = Py_TYPE(lease);
+
+    Py_DECREF(lease->caster);
+    type->tp_free(lease);
+    Py_DECREF(type);
+}
+
+static PyMethodDef lease_methods[] = {
+    {"_replace", (PyCFunction)(void (*)(void))BriefLease_replace, METH_VARARGS | METH_KEYWORDS,
+     "Return a lease with other values of these fields."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef lease_properties[] = {
+    {"id", (getter)BriefLease_id, NULL, "The connection's id.", NULL},
+    {"peer", (getter)BriefLease_peer, NULL, "The peer's address.", NULL},
+    {"turn", (getter)BriefLease_turn, NULL, "Seconds until an order to move is obeyed.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot lease_slots[] = {
+    {Py_tp_dealloc, BriefLease_dealloc},
+    {Py_tp_getattro, BriefLease_getattro},
+    {Py_tp_methods, lease_methods},
+    {Py_tp_getset, lease_properties},
+    {Py_tp_doc, "The lease of a connection that C has accepted; its twin is `_stream._lease.Lease`."},
+    {0, NULL},
+};
+
+PyType_Spec brief_lease_spec = {
+    .name = "socketkeep._native._core.BriefLease",
+    .basicsize = sizeof(BriefLease),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = lease_slots,
+};
+
 static int
 have_told_of_forks(Caster *caster, PyObject *conn)
 {
@@ -243,66 +425,62 @@ static PyObject *
 cast(Caster *caster, uint32_t row, int fd, PyObject *lease)
 {
     const Py_ssize_t *written = caster->written;
-    PyObject *number = PyLong_FromLong(fd), *sock = number ? socket_of(caster, number) : NULL;
-    PyObject *peer = PyTuple_GET_ITEM(lease, caster->differing[LEASE_PEER]);
-    PyObject *record, *hooks, *transport, *conn, *entry, *index;
-    PyObject *core = NULL;
+    PyObject *record, *hooks, *conn, *entry, *index, *core = NULL;
 
-    if (!sock) {
-        close(fd);
-        Py_XDECREF(number);
-        return NULL;
-    }
     record = (PyObject *)ledger_at(caster->state->ledger, (PyObject *)caster->rows,
                                    board_row(&caster->rows->board, row));
     hooks = copy_of(&caster->hooks);
-    transport = copy_of(&caster->transport);
     conn = copy_of(&caster->conn);
     entry = copy_of(&caster->entry);
     index = PyLong_FromUnsignedLong(row);
-    if (record && hooks && transport && conn && entry && index) {
-        put(transport, written[TRANSPORT_SOCK], Py_NewRef(sock));
-        put(transport, written[TRANSPORT_FD], Py_NewRef(number));
-        core = core_like(caster->core, sock, transport, lease, (Ledger *)record);
+    if (record && hooks && conn && entry && index) {
+        core = core_like(caster->core, (PyObject *)caster, fd, lease, (Ledger *)record);
+    } else {
+        close(fd);
     }
     if (core) {
         put(hooks, written[HOOKS_RECORD], Py_NewRef(record));
         put(conn, written[CONN_CORE], Py_NewRef(core));
         put(conn, written[CONN_LEASE], Py_NewRef(lease));
         put(conn, written[CONN_HOOKS], Py_NewRef(hooks));
-        put(conn, written[CONN_PEER], Py_NewRef(peer));
         put(entry, written[ENTRY_ROW], Py_NewRef(index));
         put(entry, written[ENTRY_RECORD], Py_NewRef(record));
-        put(entry, written[ENTRY_SOCK], Py_NewRef(sock));
+        put(entry, written[ENTRY_HANDLE], Py_NewRef(core));
         put(entry, written[ENTRY_LEASE], Py_NewRef(lease));
         put(entry, written[ENTRY_HOOKS], Py_NewRef(hooks));
-        put(entry, written[ENTRY_PEER], Py_NewRef(peer));
         put(entry, written[ENTRY_CONN], Py_NewRef(conn));
     }
     if (!core || add_own(caster, conn) < 0) {
         Py_CLEAR(entry);
     }
-    Py_DECREF(number);
-    Py_DECREF(sock);
     Py_XDECREF(record);
     Py_XDECREF(hooks);
-    Py_XDECREF(transport);
     Py_XDECREF(conn);
     Py_XDECREF(index);
     Py_XDECREF(core);
     return entry;
 }
 
-/* The lease of what was accepted last. */
+/* The lease of what was accepted last, with the header that it began with; NULL: an error is set. */
 static PyObject *
-newcomers_lease(Caster *caster, uint32_t row)
+newcomers_lease(Caster *caster, uint32_t row, const struct sockaddr_storage *address,
+                const unsigned char *header, Py_ssize_t size)
 {
-    PyObject *id = id_of(caster, caster->newcomer.number);
-    PyObject *peer = id ? PyUnicode_FromString(caster->newcomer.peer) : NULL;
-    PyObject *lease = peer ? lease_of(caster, row, id, peer) : NULL;
+    PyObject *id, *peer, *bytes, *lease;
 
+    if (!size) {
+        return brief_lease(caster, row, address);
+    }
+    id = id_of(caster, caster->newcomer.number);
+    peer = id ? PyUnicode_FromString(caster->newcomer.peer) : NULL;
+    bytes = peer ? PyBytes_FromStringAndSize((const char *)header, size) : NULL;
+    lease = bytes ? lease_of(caster, row, id, peer) : NULL;
+    if (lease) {
+        put_item(caster, lease, LEASE_PROXY, bytes);
+    }
     Py_XDECREF(id);
     Py_XDECREF(peer);
+    Py_XDECREF(bytes);
     return lease;
 }
 
@@ -321,20 +499,6 @@ count_one(Caster *caster)
     caster->newcomer.number = PyLong_AsUnsignedLongLong(number);
     Py_DECREF(number);
     return PyErr_Occurred() ? -1 : 0;
-}
-
-/* Have the header be in a lease that nobody has seen yet. */
-static int
-put_header(const Caster *caster, PyObject *lease, const unsigned char *header, Py_ssize_t size)
-{
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)header, size);
-
-    if (!bytes) {
-        return -1;
-    }
-    put_item(caster, lease, LEASE_PROXY, bytes);
-    Py_DECREF(bytes);
-    return 0;
 }
 
 static PyObject *
@@ -371,10 +535,7 @@ Caster_accept(Caster *caster, PyObject *Py_UNUSED(ignored))
     if (caster->nodelay) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* as far as it can be had */
     }
-    lease = newcomers_lease(caster, (uint32_t)row);
-    if (lease && header_size && put_header(caster, lease, header, header_size) < 0) {
-        Py_CLEAR(lease);
-    }
+    lease = newcomers_lease(caster, (uint32_t)row, &address, header, header_size);
     if (lease) {
         entry = cast(caster, (uint32_t)row, fd, lease);
         Py_DECREF(lease);
@@ -467,20 +628,26 @@ guests_lease(const Caster *caster, uint32_t row, PyObject *const *args)
 }
 
 /* Have the description be as a worker wants it, as far as it can be had.  tuned: its options are as its
-   handler has left them. */
-static void
+   handler has left them.  -1: it is none of a socket's, and an error is set. */
+static int
 prepare_description(const Caster *caster, int fd, int tuned)
 {
-    int one = 1;
+    int one = 1, kind;
+    socklen_t size = sizeof kind;
 
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &size) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
     ioctl(fd, FIONBIO, &one); /* whoever had it may have let it block */
     if (tuned) {
-        return;
+        return 0;
     }
     if (caster->nodelay) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     }
     setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one); /* who died with it may have raised it */
+    return 0;
 }
 
 static PyObject *
@@ -513,10 +680,10 @@ Caster_attach(Caster *caster, PyObject *const *args, Py_ssize_t given)
         return NULL;
     }
     lease = guests_lease(caster, (uint32_t)row, args);
-    if (!lease || read_guest(&guest, args) < 0 || enter_guest(caster, (uint32_t)row, &guest, args) < 0) {
+    if (!lease || read_guest(&guest, args) < 0 || enter_guest(caster, (uint32_t)row, &guest, args) < 0 ||
+        prepare_description(caster, (int)fd, tuned) < 0) {
         close((int)fd);
     } else {
-        prepare_description(caster, (int)fd, tuned);
         entry = cast(caster, (uint32_t)row, (int)fd, lease);
     }
     Py_XDECREF(lease);
@@ -556,16 +723,14 @@ find_written(Caster *caster)
         {CONN_CORE, "core", offsetof(Caster, conn)},
         {CONN_LEASE, "lease", offsetof(Caster, conn)},
         {CONN_HOOKS, "hooks", offsetof(Caster, conn)},
-        {CONN_PEER, "_peer", offsetof(Caster, conn)},
         {CONN_SENT_BEFORE, "_sent_before", offsetof(Caster, conn)},
         {HOOKS_RECORD, "record", offsetof(Caster, hooks)},
         {HOOKS_SHELF, "shelf", offsetof(Caster, hooks)},
         {ENTRY_ROW, "row", offsetof(Caster, entry)},
         {ENTRY_RECORD, "record", offsetof(Caster, entry)},
-        {ENTRY_SOCK, "sock", offsetof(Caster, entry)},
+        {ENTRY_HANDLE, "handle", offsetof(Caster, entry)},
         {ENTRY_LEASE, "lease", offsetof(Caster, entry)},
         {ENTRY_HOOKS, "hooks", offsetof(Caster, entry)},
-        {ENTRY_PEER, "peer", offsetof(Caster, entry)},
         {ENTRY_CONN, "conn", offsetof(Caster, entry)},
         {TRANSPORT_SOCK, "sock", offsetof(Caster, transport)},
         {TRANSPORT_FD, "input_fd", offsetof(Caster, transport)},

@@ -49,6 +49,7 @@ typedef struct {
     PyTypeObject *fork_server;
     PyTypeObject *rows;
     PyTypeObject *caster;
+    PyTypeObject *brief_lease;
     PyTypeObject *flow;
     PyTypeObject *relay_loop;
     PyObject *plaintext;   /* where each flow's plaintext passes through, and how much at most */
@@ -409,8 +410,9 @@ extern PyType_Spec relay_loop_spec;
 /* stream_core.c */
 typedef struct {
     PyObject_HEAD
-    PyObject *sock;
-    PyObject *transport;
+    PyObject *maker;     /* the caster that makes socket and transport when they are asked for; NULL: they are made */
+    PyObject *sock;      /* NULL before it is asked for */
+    PyObject *transport; /* likewise */
     PyObject *buffer;
     PyObject *ledger;
     PyObject *life;
@@ -419,13 +421,14 @@ typedef struct {
     PyObject *lease;
     PyObject *shelf;
     State *state;     /* NULL before it is set up */
-    PyObject *source; /* for the slow way: what is received from */
+    PyObject *source; /* for the slow way: what is received from; NULL: the socket */
     uint64_t came;    /* how many bytes, as the record says */
     uint64_t gone;
     Py_ssize_t client_hello; /* as `Core` of `_stream/_core.py` has it */
     Buffer *plain_buffer; /* `buffer`, where it is one of C's; borrowed from it */
     Ledger *plain_ledger; /* likewise */
     Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
+    int fd;               /* the descriptor, while no socket has it; -1 once it is closed */
     int unwaited;         /* receives in a row of a sync connection that waited for nothing */
     int missed;           /* and attempts in a row that found nothing */
     char retains;
@@ -469,9 +472,9 @@ int core_send_held(Core *core, PyObject *held);
    come is discarded.  1: the peer has ended too, and the descriptor is closed, 0: not; -1: an error is set. */
 int core_end(Core *core, Life *life, int fd);
 
-/* A new core, as one that is plain and on which nothing was received, sent or committed. */
-PyObject *core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease,
-                    Ledger *ledger);
+/* A new core, as one that is plain and on which nothing was received, sent or committed.  It has the
+   descriptor from there on, also where that fails. */
+PyObject *core_like(const Core *pattern, PyObject *maker, int fd, PyObject *lease, Ledger *ledger);
 /* Have such a core go on from what the last worker has left: the counts of its record, a state, and where
    that is put, None for neither. */
 void core_go_on(Core *core, uint64_t came, uint64_t gone, PyObject *committed, PyObject *shelf);
@@ -618,6 +621,10 @@ void rows_withdraw(Rows *rows, uint32_t row);
 
 /* casting.c */
 extern PyType_Spec caster_spec;
+extern PyType_Spec brief_lease_spec;
+/* The socket of a descriptor, which it has from there on; a closed one where that is -1, or none of a socket. */
+PyObject *caster_socket(PyObject *caster, int fd);
+PyObject *caster_transport(PyObject *caster, PyObject *sock);
 
 /* fork.c */
 extern PyType_Spec fork_server_spec;

@@ -108,7 +108,7 @@ typedef struct {
     PyObject *handler;
     PyObject *returned; /* told how the handler has ended, where the end is not as most are */
     int alone;          /* a child has nothing to let go of but what C closes */
-    Py_ssize_t entry_row, entry_peer, conn_peer, conn_gathered; /* slots; 0: not looked for yet */
+    Py_ssize_t entry_row, conn_gathered; /* slots; 0: not looked for yet */
     int differing[3]; /* the items of a lease that differ: id, peer, turn */
     State *state;
     PyObject *closes; /* by which a child lets go of what is the worker's */
@@ -332,9 +332,7 @@ find_slots(Server *server, PyObject *entry, PyObject *conn)
     PyObject *of_entry = (PyObject *)Py_TYPE(entry), *of_conn = (PyObject *)Py_TYPE(conn);
 
     server->entry_row = slot_of(of_entry, "row");
-    server->entry_peer = server->entry_row ? slot_of(of_entry, "peer") : 0;
-    server->conn_peer = server->entry_peer ? slot_of(of_conn, "_peer") : 0;
-    server->conn_gathered = server->conn_peer ? slot_of(of_conn, "_gathered") : 0;
+    server->conn_gathered = server->entry_row ? slot_of(of_conn, "_gathered") : 0;
     return server->conn_gathered ? 0 : -1;
 }
 
@@ -388,8 +386,6 @@ cast(Server *server, PyObject *mould, uint32_t row, uint64_t *words, int fd)
     }
     failed = PySet_Add(server->owners, PyTuple_GET_ITEM(mould, MOULD_OWNED)) < 0;
     put(entry, server->entry_row, number);
-    put(entry, server->entry_peer, peer);
-    put(conn, server->conn_peer, peer);
     Py_DECREF(number);
     replace(lease, server->differing[0], name);
     replace(lease, server->differing[1], peer);

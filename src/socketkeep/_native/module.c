@@ -109,6 +109,7 @@ execute(PyObject *module)
         add_type(module, &fork_server_spec, &state->fork_server) < 0 ||
         add_type(module, &rows_spec, &state->rows) < 0 ||
         add_type(module, &caster_spec, &state->caster) < 0 ||
+        add_type(module, &brief_lease_spec, &state->brief_lease) < 0 ||
         add_type(module, &flow_spec, &state->flow) < 0 ||
         add_type(module, &relay_loop_spec, &state->relay_loop) < 0 || flow_prepare(state) < 0) {
         return -1;
@@ -144,6 +145,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->encode);
     Py_VISIT(state->sockets);
     Py_VISIT(state->caster);
+    Py_VISIT(state->brief_lease);
     Py_VISIT(state->flow);
     Py_VISIT(state->relay_loop);
     return 0;
@@ -172,6 +174,7 @@ clear(PyObject *module)
     Py_CLEAR(state->fork_server);
     Py_CLEAR(state->rows);
     Py_CLEAR(state->caster);
+    Py_CLEAR(state->brief_lease);
     Py_CLEAR(state->flow);
     Py_CLEAR(state->relay_loop);
     Py_CLEAR(state->plaintext);

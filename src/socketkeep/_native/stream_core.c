@@ -1,10 +1,11 @@
 /* The core of a connection: the twin of `_stream/_core.StreamCore`, where the transport is the socket
    itself and what is received is taken from the kernel.
 
-   It owns references to the connection's parts, and one scratch of 64 KiB for all connections, which
-   the interpreter's lock guards.  It makes the calls recv(2) and send(2), which cannot block, with that
-   lock held: to hand it over takes longer than most of them.  All else, TLS, peeking, the end of a
-   connection, is a method of its subclass in Python that is named `_slow_...`. */
+   It owns references to the connection's parts, the descriptor while no socket of Python's has it, and one
+   scratch of 64 KiB for all connections, which the interpreter's lock guards.  It makes the calls recv(2)
+   and send(2), which cannot block, with that lock held: to hand it over takes longer than most of them.
+   All else, TLS, peeking, the end of a connection, is a method of its subclass in Python that is named
+   `_slow_...`. */
 
 #define _GNU_SOURCE
 
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <structmember.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* How much of what has come is discarded at the end, at a time and so many times. */
 enum { DISCARD = 16384, DISCARDS = 4 };
@@ -67,6 +69,21 @@ note_class(State *state, PyObject *sock)
     Py_DECREF(method);
 }
 
+/* The socket, which has the descriptor from there on; borrowed.  NULL: an error is set. */
+static PyObject *
+socket_of(Core *core)
+{
+    if (!core->sock && core->maker) {
+        int fd = core->fd;
+
+        core->fd = -1;
+        core->sock = caster_socket(core->maker, fd);
+    } else if (!core->sock) {
+        PyErr_SetString(PyExc_AttributeError, "sock");
+    }
+    return core->sock;
+}
+
 /* The descriptor, -1 once it is closed.  The socket knows: who closes it tells nobody else. */
 int
 core_descriptor(Core *core)
@@ -74,6 +91,9 @@ core_descriptor(Core *core)
     PyObject *sock = core->sock, *number = NULL;
     long fd = -1;
 
+    if (!sock && core->maker) {
+        return core->fd;
+    }
     if (sock && core->state) {
         State *state = core->state;
 
@@ -449,7 +469,7 @@ hang_up(Core *core, int fd)
 {
     const Life *life = core_life(core);
     int ended = life && life->peer_ended;
-    PyObject *close, *closed;
+    PyObject *close_socket, *closed;
 
     Py_BEGIN_ALLOW_THREADS
     ended = shutdown(fd, SHUT_WR) < 0 || ended; /* reset: nobody is left to end it in an orderly way */
@@ -466,9 +486,14 @@ hang_up(Core *core, int fd)
     if (!ended) {
         return 0;
     }
-    close = PyObject_GetAttr((PyObject *)core, core->state->names[CLOSE_SOCKET]);
-    closed = close ? PyObject_CallOneArg(close, core->sock) : NULL;
-    Py_XDECREF(close);
+    if (!core->sock) {
+        core->fd = -1;
+        close(fd);
+        return 1;
+    }
+    close_socket = PyObject_GetAttr((PyObject *)core, core->state->names[CLOSE_SOCKET]);
+    closed = close_socket ? PyObject_CallOneArg(close_socket, core->sock) : NULL;
+    Py_XDECREF(close_socket);
     Py_XDECREF(closed);
     return closed ? 1 : -1;
 }
@@ -577,6 +602,7 @@ static int
 Core_traverse(Core *core, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(core));
+    Py_VISIT(core->maker);
     Py_VISIT(core->sock);
     Py_VISIT(core->transport);
     Py_VISIT(core->buffer);
@@ -595,6 +621,11 @@ Core_clear(Core *core)
 {
     core->plain_buffer = NULL;
     core->plain_ledger = NULL;
+    if (core->maker && core->fd >= 0) {
+        close(core->fd); /* as a socket does that nobody has any more */
+        core->fd = -1;
+    }
+    Py_CLEAR(core->maker);
     Py_CLEAR(core->sock);
     Py_CLEAR(core->transport);
     Py_CLEAR(core->buffer);
@@ -680,8 +711,47 @@ use_transport(Core *core, State *state, PyObject *transport)
 }
 
 static PyObject *
+Core_sock(Core *core, void *Py_UNUSED(closure))
+{
+    return Py_XNewRef(socket_of(core));
+}
+
+static int
+Core_set_sock(Core *core, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (!value) {
+        PyErr_SetString(PyExc_AttributeError, "a core has a socket");
+        return -1;
+    }
+    if (core->maker && !socket_of(core)) { /* the descriptor is that one's, not the new one's */
+        return -1;
+    }
+    Py_XSETREF(core->sock, Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+Core_source(Core *core, void *Py_UNUSED(closure))
+{
+    return core->source ? Py_NewRef(core->source) : Py_XNewRef(socket_of(core));
+}
+
+static int
+Core_set_source(Core *core, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(core->source, Py_XNewRef(value));
+    return 0;
+}
+
+static PyObject *
 Core_transport(Core *core, void *Py_UNUSED(closure))
 {
+    if (!core->transport && core->maker && socket_of(core)) {
+        core->transport = caster_transport(core->maker, core->sock);
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
     return part(core->transport, "transport");
 }
 
@@ -859,14 +929,13 @@ Core_init(Core *core, PyObject *args, PyObject *keywords)
     core->life = life ? PyObject_CallNoArgs(life) : NULL;
     Py_XDECREF(life);
     core->sock = core->life ? PyObject_GetAttr(transport, state->names[SOCK]) : NULL;
-    core->source = Py_XNewRef(core->sock);
     core->committed = core->sock ? PyObject_GetAttr(lease, state->names[STATE]) : NULL;
     core->shelf = core->committed ? PyObject_GetAttr(hooks, state->names[SHELF]) : NULL;
     return core->shelf ? take_over(core, state) : -1;
 }
 
 PyObject *
-core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *lease, Ledger *ledger)
+core_like(const Core *pattern, PyObject *maker, int fd, PyObject *lease, Ledger *ledger)
 {
     PyTypeObject *type = Py_TYPE(pattern);
     const Buffer *buffer = pattern->plain_buffer;
@@ -874,16 +943,16 @@ core_like(const Core *pattern, PyObject *sock, PyObject *transport, PyObject *le
     Core *core = (Core *)type->tp_alloc(type, 0);
 
     if (!core) {
+        close(fd);
         return NULL;
     }
+    core->maker = Py_NewRef(maker);
+    core->fd = fd;
     core->state = state;
     core->direct = pattern->direct;
     core->tells_end = pattern->tells_end;
     core->retains = pattern->retains;
     core->receives = pattern->receives;
-    core->sock = Py_NewRef(sock);
-    core->source = Py_NewRef(sock);
-    core->transport = Py_NewRef(transport);
     core->lease = Py_NewRef(lease);
     core->committed = Py_NewRef(Py_None);
     core->shelf = Py_NewRef(Py_None);
@@ -923,13 +992,11 @@ static PyMethodDef methods[] = {
 };
 
 static PyMemberDef members[] = {
-    {"sock", T_OBJECT_EX, offsetof(Core, sock), 0, "The socket."},
     {"life", T_OBJECT_EX, offsetof(Core, life), 0, "Where it is in its life."},
     {"committed", T_OBJECT, offsetof(Core, committed), 0, "The committed state, as msgpack."},
     {"failure", T_OBJECT, offsetof(Core, failure), 0, "What no receive has raised yet."},
     {"_lease", T_OBJECT_EX, offsetof(Core, lease), 0, NULL},
     {"_shelf", T_OBJECT, offsetof(Core, shelf), 0, NULL},
-    {"_source", T_OBJECT_EX, offsetof(Core, source), 0, NULL},
     {"client_hello", T_PYSSIZET, offsetof(Core, client_hello), 0,
      "How long the ClientHello is that came first; 0: none did."},
     {"_came", T_ULONGLONG, offsetof(Core, came), 0, NULL},
@@ -940,6 +1007,8 @@ static PyMemberDef members[] = {
 };
 
 static PyGetSetDef properties[] = {
+    {"sock", (getter)Core_sock, (setter)Core_set_sock, "The socket.", NULL},
+    {"_source", (getter)Core_source, (setter)Core_set_source, NULL, NULL},
     {"transport", (getter)Core_transport, (setter)Core_set_transport,
      "Where bytes come from and go to.", NULL},
     {"buffer", (getter)Core_buffer, (setter)Core_set_buffer, "The received bytes.", NULL},

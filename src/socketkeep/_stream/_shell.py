@@ -170,7 +170,7 @@ class Shell(metaclass=ABCMeta):
         self.hooks = hooks = hooks or Hooks()
         self.core: Core = core_of(sock, lease, hooks)
         self._decoded: Any = ...
-        self._peer = lease.peer or peer_text(sock)
+        self._peer = "" if lease.peer else peer_text(sock)
         self._local = ""
         self._parked = False  # detached to wait with the keeper, not to go to another worker
         self._unsent: tuple[Data, int] | None = None  # an unfinished send's data, and bytes gone
@@ -202,7 +202,7 @@ class Shell(metaclass=ABCMeta):
         core = self.core
         state = f" {self.ended.name.lower()}" if core.life.over else ""
         name = self.id or core.transport.input_fd
-        return f"<{type(self).__name__} {name} peer={self._peer}{state}>"
+        return f"<{type(self).__name__} {name} peer={self.peer}{state}>"
 
     @property
     def id(self) -> str:
@@ -212,7 +212,7 @@ class Shell(metaclass=ABCMeta):
     @property
     def peer(self) -> str:
         """The peer's address: ``10.0.0.7:4242``, ``[::1]:4242``, ``unix:pid=1234``."""
-        return self._peer
+        return self._peer or self.lease.peer
 
     @property
     def local(self) -> str:
@@ -902,7 +902,7 @@ class Shell(metaclass=ABCMeta):
         """Say in an error of the framing's which operation on which connection it was."""
         error.operation = operation
         error.address = self.local
-        error.peer = self._peer
+        error.peer = self.peer
         return error
 
     def _unfinished(
@@ -921,7 +921,7 @@ class Shell(metaclass=ABCMeta):
         return {
             "operation": operation,
             "address": self.local,
-            "peer": self._peer,
+            "peer": self.peer,
             "bytes_done": done,
             "bytes_wanted": wanted,
         }

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from socketkeep._stream._core import Core
 from socketkeep._stream._lease import Backup, Hooks, Lease
 from socketkeep._stream._record import Record
 
@@ -22,11 +23,11 @@ class Entry:
 
     row: int
     record: Record
-    sock: socket.socket
+    handle: socket.socket | Core  # the socket, or what makes it when it is asked for
     lease: Lease
     hooks: Hooks
     listener: int
-    peer: str = ""
+    introduced: str = ""  # its peer, where the lease does not tell it
     why: str = ""  # it ended, for the access log
     name: str = ""  # that its handler has given it, likewise
     labels: dict[str, str] | None = None  # likewise
@@ -36,3 +37,18 @@ class Entry:
     counted: Place | None = None  # by its address, until it ends or leaves
     conn: Shell | None = None  # made already, by C or for it
     task: asyncio.Task[None] | None = None  # that serves it, in an async worker
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket."""
+        handle = self.handle
+        return handle if isinstance(handle, socket.SocketType) else handle.sock
+
+    @sock.setter
+    def sock(self, sock: socket.socket) -> None:
+        self.handle = sock
+
+    @property
+    def peer(self) -> str:
+        """The peer's address, "" before it is known."""
+        return self.introduced or self.lease.peer

@@ -313,9 +313,9 @@ class ForkModel:
                     entry = self._server.cast(made, row, ours.detach())
                     words = entry.record
                 else:
-                    lease = Lease(resumable=handler.resumable)
+                    lease = Lease(resumable=handler.resumable, peer="nobody")
                     hooks = Hooks(record=words, drain_signal=self.drain_signal)
-                    entry = Entry(0, words, ours, lease, hooks, 0, "nobody")
+                    entry = Entry(0, words, ours, lease, hooks, 0)
                 words[record.ENDED] = record.NOT_YET
                 model._serve(entry)
             with suppress(Exception):  # whatever the code has put in their place

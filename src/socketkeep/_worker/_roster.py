@@ -228,7 +228,7 @@ class Roster:
         lease = self._lease(row, f"{self._series}0", listener, "nobody")
         if self._settings[listener].of_edges:
             lease = _of_edge(lease, b"a header")
-        entry = Entry(row, words, sock, lease, self._hooks(row, words), listener, "nobody")
+        entry = Entry(row, words, sock, lease, self._hooks(row, words), listener)
         return entry, self._series, self._pace
 
     def accounts(self, listener: int) -> Accounts:
@@ -286,7 +286,7 @@ class Roster:
         if login_timeout := self._settings[listener].login_timeout:
             lease = lease._replace(deadline=time.monotonic() + login_timeout)
         hooks = self._hooks(row, words)
-        entry = Entry(row, words, sock, lease, hooks, listener, peer)
+        entry = Entry(row, words, sock, lease, hooks, listener)
         if listener in self._starts_tls:
             hooks.front = EdgeOf(environment, entry, self.offered)
         if hooks.shelf is not None:
@@ -382,7 +382,7 @@ class Roster:
         if hooks.shelf is not None:
             hooks.shelf.put(message.state, message.reply)
         words[record.NUMBER] = number  # last: a row with a number is one that the keeper reads
-        entry = Entry(row, words, sock, lease, hooks, message.listener, message.peer)
+        entry = Entry(row, words, sock, lease, hooks, message.listener)
         if message.listener in self._starts_tls:
             hooks.front = EdgeOf(environment, entry, self.offered)
         if message.returnable:
@@ -490,7 +490,7 @@ class Roster:
 
     def introduce(self, entry: Entry, peer: str) -> None:
         """Show who the entry's peer is, where it was not told before."""
-        entry.peer = peer
+        entry.introduced = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
 
     def detached(self, entry: Entry, handoff: Handoff) -> ConnectionDetached:
