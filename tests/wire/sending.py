@@ -154,10 +154,12 @@ def overheard(
         enqueue_payload(channel, payload, descriptor)
 
     def taken(channel: Any, express: Any = None) -> Any:
-        def passed(payload: bytes) -> bool:
-            if not express(payload):
+        def passed(payload: bytes, descriptors: list[int]) -> bool:
+            before = list(descriptors)
+            if not express(payload, descriptors):
                 return False
-            received(channel, packet_of([], decoded(payload)))
+            if channel._wary:
+                received(channel, packet_of(before, decoded(payload, before)))
             return True
 
         packet = receive(channel, passed if express else None)

@@ -14,6 +14,8 @@ from tests.wire.sending import changed, decoded, encoded, fields_of, message
 
 on_each_reader = on_both("read", _parcels.read_in_python, "read_parcel")
 on_each_writer = on_both("attach", _parcels.attach_in_python, "attach_parcel")
+on_each_taker = on_both("take", _parcels.given_in_python, "read_given")
+on_each_packer = on_both("pack", _parcels.pack_in_python, "pack_parcel")
 
 _ROWS = 300
 _LISTENERS = 3
@@ -148,3 +150,92 @@ def test_the_next_worker_gets_the_same(
 def test_what_is_no_parcel_is_given_to_nobody(attach: Any, payload: bytes) -> None:
     with pytest.raises(ValueError, match="no parcel"):
         attach(payload, 2, "parked", True)
+
+
+def given_to_a_worker(**more: Any) -> Any:
+    """Return the message by which a worker gets it, but for these fields."""
+    fields = ("Attach", _ID, 8, "parked", 1, "127.0.0.1:4000", b"\x05", b"", 10**12, 65, 65, 9)
+    return changed(message(*fields, kept=True, returnable=True, taken=True), **more)
+
+
+@on_each_taker
+@given(
+    _plain,
+    st.integers(1, 2**32),
+    st.sampled_from(["accepted", "reload", "parked", "upgrade", "crash", "pushed"]),
+    st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_a_worker_is_told_what_the_message_says(
+    take: Any, parked: Any, epoch: int, why: str, flags: tuple[bool, bool, bool]
+) -> None:
+    fields = (parked.listener, parked.peer, parked.state)
+    amounts = (parked.accepted_at, parked.bytes_in, parked.bytes_out)
+    named = dict(zip(("kept", "returnable", "taken"), flags, strict=True))
+    attach = message("Attach", _ID, epoch, why, *fields, b"", *amounts, 9, **named)
+    told = take(_parcels.GivenConnection, encoded(attach))
+    assert type(told) is _parcels.GivenConnection
+    assert told == (_ID, epoch, why, *fields, *amounts, *flags)
+
+
+@on_each_taker
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"id": "1" * 65},
+        {"peer": "p\u00e9"},
+        {"state": bytes(16385)},
+        {"unread": b"more"},
+        {"bytes_in": 2**63},
+        {"accepted_at": -1},
+        {"redelivered": True},
+        {"proxy": b"PROXY"},
+        {"deadline": 1},
+        {"inflow_full_at": 1},
+        {"name": "n"},
+        {"groups": ["g"]},
+        {"labels": {"k": "v"}},
+        {"reply": b"r"},
+        {"written": 0},
+        {"taken_in": 0},
+        {"trace": "t"},
+    ],
+    ids=str,
+)
+def test_a_worker_reads_whatever_says_more_as_a_message(take: Any, more: dict[str, Any]) -> None:
+    assert take(_parcels.GivenConnection, encoded(given_to_a_worker(**more))) is None
+
+
+@on_each_taker
+def test_a_cut_or_a_wrong_reason_tells_a_worker_nothing(take: Any) -> None:
+    payload = encoded(given_to_a_worker())
+    assert take(_parcels.GivenConnection, payload) is not None
+    for size in range(len(payload)):
+        assert take(_parcels.GivenConnection, payload[:size]) is None
+    assert take(_parcels.GivenConnection, payload + b"\xc0") is None
+    assert take(_parcels.GivenConnection, payload.replace(b"parked", b"barked")) is None
+    assert take(_parcels.GivenConnection, encoded(plain())) is None
+
+
+@on_each_packer
+@given(_plain)
+def test_a_worker_says_what_the_message_says(pack: Any, parked: Any) -> None:
+    fields = (_ID, parked.epoch, parked.listener, parked.peer, parked.state)
+    amounts = (parked.accepted_at, parked.bytes_in, parked.bytes_out, parked.active_at)
+    assert pack(*fields, *amounts, parked.row) == encoded(parked)
+
+
+@on_each_packer
+@pytest.mark.parametrize(
+    ("name", "peer", "state"),
+    [
+        ("1" * 65, "a peer", None),
+        (_ID, "p\u00e9", None),
+        (_ID, "p" * 1025, None),
+        (_ID, "a peer", bytes(16385)),
+    ],
+    ids=["id", "text", "peer", "state"],
+)
+def test_what_does_not_fit_is_said_by_a_message(
+    pack: Any, name: str, peer: str, state: bytes | None
+) -> None:
+    assert pack(name, 1, 0, peer, state, 1, 2, 3, 4, 0) is None

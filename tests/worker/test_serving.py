@@ -337,9 +337,9 @@ def test_what_a_keeper_sent_before_it_died_is_served(
     channel, dead = worker.place.environment.channel, threading.Event()
     receive = channel.receive
 
-    def receive_late() -> Any:
+    def receive_late(express: Any) -> Any:
         dead.wait(10)
-        return receive()
+        return receive(express)
 
     monkeypatch.setattr(channel, "receive", receive_late)
     peer, _ = worker.place.attach("b007-1-1")

@@ -198,6 +198,8 @@ PyObject *door_told(int fd, const struct sockaddr_storage *address, socklen_t si
 /* parcel.c */
 PyObject *parcel_read(PyObject *module, PyObject *const *args, Py_ssize_t given);
 PyObject *parcel_attach(PyObject *module, PyObject *const *args, Py_ssize_t given);
+PyObject *parcel_given(PyObject *module, PyObject *const *args, Py_ssize_t given);
+PyObject *parcel_pack(PyObject *module, PyObject *const *args, Py_ssize_t given);
 
 /* inlet.c */
 

@@ -30,6 +30,9 @@ enum {
 /* The longest that a number, or what is around the texts and the state, can take. */
 enum { NUMBER_MOST = 9, FRAME_MOST = 160 };
 
+/* Why a worker is given a connection. */
+static const char *const REASON[] = {"accepted", "reload", "parked", "upgrade", "crash", "pushed"};
+
 typedef struct {
     const unsigned char *at, *end;
 } Reader;
@@ -64,6 +67,18 @@ pass_over(Reader *reader, const char *bytes, size_t size)
     Piece piece;
 
     return read_piece(reader, size, &piece) && memcmp(piece.bytes, bytes, size) == 0;
+}
+
+static int
+read_flag(Reader *reader, int *flag)
+{
+    Piece piece;
+
+    if (!read_piece(reader, 1, &piece) || (*piece.bytes != YES[0] && *piece.bytes != NO[0])) {
+        return 0;
+    }
+    *flag = *piece.bytes == YES[0];
+    return 1;
 }
 
 /* A number that is not negative. */
@@ -221,6 +236,85 @@ parcel_read(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given
     return result;
 }
 
+/* What a worker is given, in the order in which `GivenConnection` of `_wire/_parcels.py` has it. */
+enum {
+    GIVEN_ID, GIVEN_EPOCH, GIVEN_WHY, GIVEN_LISTENER, GIVEN_PEER, GIVEN_STATE, GIVEN_ACCEPTED_AT,
+    GIVEN_BYTES_IN, GIVEN_BYTES_OUT, GIVEN_KEPT, GIVEN_RETURNABLE, GIVEN_TAKEN,
+    GIVEN
+};
+
+static PyObject *
+ascii_of(Piece text)
+{
+    return PyUnicode_FromStringAndSize(text.bytes, (Py_ssize_t)text.size);
+}
+
+/* The reason that a text says, NULL without an error: it says none. */
+static PyObject *
+reason_of(Piece text)
+{
+    for (size_t each = 0; each < sizeof REASON / sizeof *REASON; each++) {
+        if (strlen(REASON[each]) == text.size && memcmp(REASON[each], text.bytes, text.size) == 0) {
+            return PyUnicode_InternFromString(REASON[each]);
+        }
+    }
+    return NULL;
+}
+
+PyObject *
+parcel_given(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
+{
+    int kept, returnable, taken;
+    PyObject *result, *why;
+    PyTypeObject *kind;
+    Piece id, reason;
+    uint64_t epoch;
+    Common common;
+    Reader reader;
+
+    if (given != 2 || !PyType_Check(args[0]) || !PyType_IsSubtype((PyTypeObject *)args[0], &PyTuple_Type) ||
+        !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "read_given() takes a class of tuples, and a payload");
+        return NULL;
+    }
+    reader.at = (const unsigned char *)PyBytes_AS_STRING(args[1]);
+    reader.end = reader.at + PyBytes_GET_SIZE(args[1]);
+    if (!pass_over(&reader, ATTACH, sizeof ATTACH - 1) || !read_text(&reader, LONGEST_ID, &id) ||
+        !read_number(&reader, &epoch) || !read_text(&reader, NUMBER_MOST, &reason) ||
+        !read_common(&reader, &common) || !pass_over(&reader, NO, 1) || !read_flag(&reader, &kept) ||
+        !read_flag(&reader, &returnable) || !pass_over(&reader, BEFORE_TAKEN, sizeof BEFORE_TAKEN - 1) ||
+        !read_flag(&reader, &taken) || !pass_over(&reader, END_OF_ATTACH, sizeof END_OF_ATTACH - 1) ||
+        reader.at != reader.end || !(why = reason_of(reason))) {
+        return core_done(PyErr_Occurred() != NULL);
+    }
+    kind = (PyTypeObject *)args[0];
+    result = kind->tp_alloc(kind, GIVEN);
+    if (!result) {
+        Py_DECREF(why);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(result, GIVEN_ID, ascii_of(id));
+    PyTuple_SET_ITEM(result, GIVEN_EPOCH, PyLong_FromUnsignedLongLong(epoch));
+    PyTuple_SET_ITEM(result, GIVEN_WHY, why);
+    PyTuple_SET_ITEM(result, GIVEN_LISTENER, PyLong_FromUnsignedLongLong(common.listener));
+    PyTuple_SET_ITEM(result, GIVEN_PEER, ascii_of(common.peer));
+    PyTuple_SET_ITEM(result, GIVEN_STATE,
+                     common.state.bytes
+                         ? PyBytes_FromStringAndSize(common.state.bytes, (Py_ssize_t)common.state.size)
+                         : Py_NewRef(Py_None));
+    PyTuple_SET_ITEM(result, GIVEN_ACCEPTED_AT, PyLong_FromUnsignedLongLong(common.accepted_at));
+    PyTuple_SET_ITEM(result, GIVEN_BYTES_IN, PyLong_FromUnsignedLongLong(common.bytes_in));
+    PyTuple_SET_ITEM(result, GIVEN_BYTES_OUT, PyLong_FromUnsignedLongLong(common.bytes_out));
+    PyTuple_SET_ITEM(result, GIVEN_KEPT, PyBool_FromLong(kept));
+    PyTuple_SET_ITEM(result, GIVEN_RETURNABLE, PyBool_FromLong(returnable));
+    PyTuple_SET_ITEM(result, GIVEN_TAKEN, PyBool_FromLong(taken));
+    if (PyErr_Occurred()) {
+        Py_DECREF(result);
+        return NULL;
+    }
+    return result;
+}
+
 /* Writing. */
 
 static char *
@@ -323,6 +417,67 @@ parcel_attach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t giv
     at = write_bytes(at, NO YES YES BEFORE_TAKEN, 3 + sizeof BEFORE_TAKEN - 1);
     at = write_bytes(at, taken ? YES : NO, 1);
     at = write_bytes(at, END_OF_ATTACH, sizeof END_OF_ATTACH - 1);
+    _PyBytes_Resize(&payload, at - PyBytes_AS_STRING(payload));
+    return payload;
+}
+
+enum {
+    PACK_ID, PACK_EPOCH, PACK_LISTENER, PACK_PEER, PACK_STATE, PACK_ACCEPTED_AT, PACK_BYTES_IN, PACK_BYTES_OUT,
+    PACK_ACTIVE_AT, PACK_ROW,
+    PACKED
+};
+
+PyObject *
+parcel_pack(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
+{
+    Piece id, peer, state = {NULL, 0};
+    uint64_t numbers[PACKED];
+    PyObject *payload;
+    char *at;
+
+    if (given != PACKED || (args[PACK_STATE] != Py_None && !PyBytes_Check(args[PACK_STATE]))) {
+        PyErr_SetString(PyExc_TypeError, "pack_parcel() takes what a worker has of a connection");
+        return NULL;
+    }
+    for (int each = 0; each < PACKED; each++) {
+        if (each != PACK_ID && each != PACK_PEER && each != PACK_STATE) {
+            numbers[each] = PyLong_AsUnsignedLongLong(args[each]);
+        }
+    }
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (args[PACK_STATE] != Py_None) {
+        state = (Piece){PyBytes_AS_STRING(args[PACK_STATE]), (size_t)PyBytes_GET_SIZE(args[PACK_STATE])};
+    }
+    if (!text_of(args[PACK_ID], LONGEST_ID, &id) || !text_of(args[PACK_PEER], LONGEST_PEER, &peer) ||
+        state.size > LONGEST_STATE) {
+        return core_done(PyErr_Occurred() != NULL);
+    }
+    payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(FRAME_MOST + id.size + peer.size + state.size));
+    if (!payload) {
+        return NULL;
+    }
+    at = PyBytes_AS_STRING(payload);
+    at = write_bytes(at, DETACHED, sizeof DETACHED - 1);
+    at = write_text(at, id);
+    at = write_number(at, numbers[PACK_EPOCH]);
+    at = write_number(at, numbers[PACK_LISTENER]);
+    at = write_text(at, peer);
+    if (state.bytes) {
+        at = write_bytes(write_size(at, 0xc4, state.size), state.bytes, state.size);
+    } else {
+        *at++ = (char)NIL;
+    }
+    at = write_bytes(at, NO_BYTES, 2);
+    at = write_number(at, numbers[PACK_ACCEPTED_AT]);
+    at = write_number(at, numbers[PACK_BYTES_IN]);
+    at = write_number(at, numbers[PACK_BYTES_OUT]);
+    at = write_bytes(at, YES, 1);
+    at = write_number(at, numbers[PACK_ACTIVE_AT]);
+    at = write_bytes(at, NO, 1);
+    at = write_number(at, numbers[PACK_ROW]);
+    at = write_bytes(at, END_OF_DETACHED, sizeof END_OF_DETACHED - 1);
     _PyBytes_Resize(&payload, at - PyBytes_AS_STRING(payload));
     return payload;
 }

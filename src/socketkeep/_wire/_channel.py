@@ -44,6 +44,10 @@ _LARGEST_TO_SEND_ON: Final = LARGEST - 65536
 Queued: TypeAlias = tuple[bytes, list[int], bool]
 
 
+#: What deals with a payload and its descriptors before they are a message; False: it does not.
+Express: TypeAlias = Callable[[bytes, list[int]], bool]
+
+
 class ChannelClosed(Exception):
     """The process at the other end has gone."""
 
@@ -157,18 +161,22 @@ class Channel:
         """
         payload, fds = _packed(message)
         try:
-            # Not by blocking in sendmsg: libuv makes what it polls non-blocking (uv_poll_init).
-            while not self._transmit(payload, fds):
-                self._wait_writable()
+            self.send_payload_now(payload, fds)
         finally:
             if fds:
                 _after_sending(payload, fds, False)
 
-    def receive(self, express: Callable[[bytes], bool] | None = None) -> Packet | None:
+    def send_payload_now(self, payload: bytes, fds: list[int]) -> None:
+        """The same of a message as it goes over a channel."""
+        # Not by blocking in sendmsg: libuv makes what it polls non-blocking (uv_poll_init).
+        while not self._transmit(payload, fds):
+            self._wait_writable()
+
+    def receive(self, express: Express | None = None) -> Packet | None:
         """Return the next packet, or None when none has arrived.  Raises ChannelClosed.
 
-        express: is called with each payload that comes without descriptors; True: with that all has
-        been done, and PASSED is returned.
+        express: is called with each payload, and the descriptors that came with it; True: those are
+        taken, all has been done, and PASSED is returned.
 
         A type of message that this version does not know, from a newer one at the other end, is
         passed over: its descriptors are closed, and the log says it once.  So is one with another
@@ -183,7 +191,7 @@ class Channel:
             except ConnectionResetError:
                 continue  # the other end has gone and had not read all: said once, before the rest
             data, descriptors, truncated = received
-            if express is not None and not descriptors and not truncated and express(data):
+            if express is not None and not truncated and express(data, descriptors):
                 return PASSED
             rest = Packet(None, descriptors, truncated)
             if not data:

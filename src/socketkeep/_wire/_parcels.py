@@ -8,10 +8,11 @@ bytes.  What has more than that, or has sent nothing yet, is a message as any ot
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from socketkeep import _native
 from socketkeep._base._passing import SURELY_INLINE
+from socketkeep._stream._lease import Attached
 from socketkeep._wire._messages import (
     ABSENT,
     Attach,
@@ -25,10 +26,28 @@ _Known = TypeVar("_Known")
 
 #: As every payload that is not in a memfd begins, and as this message does.
 _HEAD: Final = b"\0\xdc\0\x19\xa8Detached"
+_HEAD_OF_ATTACH: Final = b"\0\xdc\0\x19\xa6Attach"
 _FIRST_OF_PAYLOAD: Final = 0
 _LARGEST: Final = 2**63
 _LONGEST_ID: Final = 64
 _LONGEST_PEER: Final = 1024
+
+
+class GivenConnection(NamedTuple):
+    """What a worker is told of a connection that has no more from before: as `Attach` has it."""
+
+    id: str
+    epoch: int
+    attached: Attached
+    listener: int
+    peer: str
+    state: bytes | None
+    accepted_at: int
+    bytes_in: int
+    bytes_out: int
+    kept: bool
+    returnable: bool
+    taken: bool
 
 
 def is_parcel(data: bytes) -> bool:
@@ -76,9 +95,7 @@ def read_in_python(
     )
     if message != plain or encode(plain) != payload[1:]:
         return None
-    if not (len(message.id) <= _LONGEST_ID and message.id.isascii()):
-        return None
-    if not (len(message.peer) <= _LONGEST_PEER and message.peer.isascii()):
+    if not (_is_fit(message.id, _LONGEST_ID) and _is_fit(message.peer, _LONGEST_PEER)):
         return None
     if not (0 <= message.row < rows and 0 <= message.listener < listeners and message.epoch >= 0):
         return None
@@ -120,5 +137,60 @@ def attach_in_python(payload: bytes, epoch: int, why: str, taken: bool) -> bytes
     return b"\0" + encode(attach)
 
 
+def given_in_python(kind: type[GivenConnection], payload: bytes) -> GivenConnection | None:
+    """Return what an `Attach` says, which has come with a descriptor; None: it says more."""
+    if not payload.startswith(_HEAD_OF_ATTACH):
+        return None
+    try:
+        message = decode(payload[1:], (ABSENT,))
+    except Unreadable:
+        return None
+    assert isinstance(message, Attach)
+    given = kind(*(getattr(message, name) for name in kind._fields))
+    texts_fit = _is_fit(given.id, _LONGEST_ID) and _is_fit(given.peer, _LONGEST_PEER)
+    amounts = (given.accepted_at, given.bytes_in, given.bytes_out)
+    amounts_fit = min(*amounts, given.listener, given.epoch) >= 0 and max(amounts) < _LARGEST
+    state_fits = given.state is None or len(given.state) <= SURELY_INLINE
+    if not (texts_fit and amounts_fit and state_fits):
+        return None
+    plain = Attach(**given._asdict(), unread=b"", connection=ABSENT)
+    return given if message == plain and encode(plain) == payload[1:] else None
+
+
+def pack_in_python(
+    name: str,
+    epoch: int,
+    listener: int,
+    peer: str,
+    state: bytes | None,
+    accepted_at: int,
+    bytes_in: int,
+    bytes_out: int,
+    active_at: int,
+    row: int,
+) -> bytes | None:
+    """Return the payload by which a worker parks a connection that has no more to it.
+
+    None: a text or the state does not fit in one.
+    """
+    if not (_is_fit(name, _LONGEST_ID) and _is_fit(peer, _LONGEST_PEER)):
+        return None
+    if state is not None and len(state) > SURELY_INLINE:
+        return None
+    detached = ConnectionDetached(
+        *(name, epoch, listener, peer, state, b"", accepted_at, bytes_in, bytes_out),
+        parked=True,
+        active_at=active_at,
+        row=row,
+    )
+    return b"\0" + encode(detached)
+
+
+def _is_fit(text: str, longest: int) -> bool:
+    return len(text) <= longest and text.isascii()
+
+
 read_parcel: Final = _native.compiled_or(read_in_python, "read_parcel")
 attach_parcel: Final = _native.compiled_or(attach_in_python, "attach_parcel")
+read_given: Final = _native.compiled_or(given_in_python, "read_given")
+pack_parcel: Final = _native.compiled_or(pack_in_python, "pack_parcel")

@@ -49,18 +49,24 @@ class Reserve:
 
 
 def give_back(
-    channel: Channel, detached: ConnectionDetached, handoff: Handoff, kept_by: int
+    channel: Channel, detached: ConnectionDetached | bytes, handoff: Handoff, kept_by: int
 ) -> bool:
     """Hand the connection to the keeper that has a handle of it, the channel's `kept_by`-th.
 
     Without a descriptor, and without waiting for an answer: nothing of it can be missing there.
     Returns False, and the connection is still here, when it does not go like that.
+
+    detached: the message, or its payload.
     """
-    size = len(detached.unread) + len(detached.state or b"") + len(detached.proxy)
-    if size > SURELY_INLINE or detached.groups or detached.labels:
-        return False  # a memfd it would be, which a keeper at its limit does not get
+    if isinstance(detached, ConnectionDetached):
+        size = len(detached.unread) + len(detached.state or b"") + len(detached.proxy)
+        if size > SURELY_INLINE or detached.groups or detached.labels:
+            return False  # a memfd it would be, which a keeper at its limit does not get
     try:
-        channel.send_now(detached)
+        if isinstance(detached, bytes):
+            channel.send_payload_now(detached, [])
+        else:
+            channel.send_now(detached)
     except (ChannelClosed, OSError):
         return False
     if channel.keepers != kept_by:

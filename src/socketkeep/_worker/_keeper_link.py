@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from socketkeep._base import _log
 from socketkeep._stream._lease import WHY_OF, Order
-from socketkeep._wire._channel import ChannelClosed, Packet
+from socketkeep._wire._channel import PASSED, ChannelClosed, Packet
 from socketkeep._wire._messages import (
     ABSENT,
     Acknowledged,
@@ -32,6 +32,7 @@ from socketkeep._wire._messages import (
     Told,
     Worn,
 )
+from socketkeep._wire._parcels import GivenConnection, read_given
 from socketkeep._worker._accepting import Allowance
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
@@ -120,11 +121,12 @@ class KeeperLink:
             return
         heard = 0
         try:
-            while (packet := self._channel.receive()) is not None:
-                try:
-                    self._act_on(packet)
-                finally:
-                    packet.close()
+            while (packet := self._channel.receive(self._attach_given)) is not None:
+                if packet is not PASSED:
+                    try:
+                        self._act_on(packet)
+                    finally:
+                        packet.close()
                 heard += 1
                 if not self._loop.hears_more(heard):
                     return
@@ -175,7 +177,10 @@ class KeeperLink:
                 order = Order(how, deadline, why, message.begins, message.apart)
                 self.retire(order, more=more)
             case Attach() as message:
-                self._attach(message, packet)
+                if message.connection == ABSENT:
+                    self._refuse(message.id, message.epoch, "out of file descriptors")
+                else:
+                    self._attach(message, packet.descriptors)
             case Ping():
                 self._environment.scoreboard.beat()
             case Acknowledged() as message:
@@ -190,13 +195,25 @@ class KeeperLink:
             case None:
                 self._refuse("", 0, "out of file descriptors")
 
-    def _attach(self, message: Attach, packet: Packet) -> None:
-        if message.connection == ABSENT:
-            self._refuse(message.id, message.epoch, "out of file descriptors")
-            return
+    def _attach_given(self, payload: bytes, descriptors: list[int]) -> bool:
+        """Serve a connection that the keeper gives, where C can make it of the message's bytes."""
+        if len(descriptors) != 1:
+            return False
+        given = read_given(GivenConnection, payload)
+        if given is None or not self._loop.roster.casts(given.listener):
+            return False
+        try:
+            self._attach(given, descriptors)
+        finally:
+            while descriptors:
+                os.close(descriptors.pop())
+        return True
+
+    def _attach(self, message: Attach | GivenConnection, descriptors: list[int]) -> None:
+        """Serve a connection that has come; who has received the descriptor closes it, if left."""
         entry = None
         if self.order is None or self.more:
-            entry = self._loop.roster.attached(message, packet.take(message.connection))
+            entry = self._loop.roster.attached(message, descriptors.pop())
         if entry is None:
             self._refuse(message.id, message.epoch, "no seat")
             return

@@ -34,6 +34,7 @@ from socketkeep._stream._shell import Shell
 from socketkeep._stream._waiting import make_orders
 from socketkeep._wire import _scoreboard as scoreboard
 from socketkeep._wire._messages import Attach, ConnectionDetached
+from socketkeep._wire._parcels import GivenConnection, pack_parcel
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._front import EdgeOf
@@ -294,7 +295,11 @@ class Roster:
             entry.offer = HandleBackup(environment.channel, entry, at)
         return entry
 
-    def attached(self, message: Attach, fd: int) -> Entry | None:
+    def casts(self, listener: int) -> bool:
+        """Return whether C makes what the keeper gives of this listener's connections."""
+        return listener in self._casts
+
+    def attached(self, message: Attach | GivenConnection, fd: int) -> Entry | None:
         """Enter a connection that another worker detached; None, and it is closed, if it cannot be.
 
         fd: the connection, as far as the keeper knows.
@@ -307,15 +312,18 @@ class Roster:
             return None
         cast = self._casts.get(message.listener)
         try:
-            if cast is not None and _is_plain(message):
+            if cast is not None and (isinstance(message, GivenConnection) or _is_plain(message)):
                 return self._cast_again(cast, row, message, fd)
+            assert isinstance(message, Attach), "it is made of more than the bytes that came"
             return self._make_again(row, message, fd)
         except Exception as error:
             board.give_back(row, counter)
             self.note_unserved(error, message.peer)
         return None
 
-    def _cast_again(self, cast: Callable[..., Entry], row: int, message: Attach, fd: int) -> Entry:
+    def _cast_again(
+        self, cast: Callable[..., Entry], row: int, message: Attach | GivenConnection, fd: int
+    ) -> Entry:
         environment = self._environment
         entry = cast(
             *(fd, row, message.id, message.epoch, message.attached, message.peer),
@@ -492,6 +500,33 @@ class Roster:
         """Show who the entry's peer is, where it was not told before."""
         entry.introduced = peer
         self._environment.scoreboard.set_peer(entry.row, peer)
+
+    def parcel(self, entry: Entry, handoff: Handoff) -> bytes | None:
+        """Return what is sent to the keeper, which has a handle, of a connection to be parked.
+
+        None: there is more to say of it than that.
+        """
+        if (
+            handoff.unread
+            or handoff.redelivered
+            or handoff.deadline is not None
+            or handoff.inflow_full_at
+            or handoff.registration is not None
+            or handoff.passed is not None
+            or handoff.trace
+            or entry.header_by
+            or entry.lease.proxy
+        ):
+            return None
+        lease, words = entry.lease, entry.record
+        return pack_parcel(
+            *(lease.id, lease.epoch, entry.listener, entry.peer, handoff.state),
+            words[record.ACCEPTED_AT],
+            words[record.BYTES_IN],
+            words[record.BYTES_OUT],
+            words[record.ACTIVE_AT],
+            entry.row,
+        )
 
     def detached(self, entry: Entry, handoff: Handoff) -> ConnectionDetached:
         """Return what is sent to the keeper with the connection's descriptor."""

@@ -582,16 +582,17 @@ def _hand_over(loop: SyncLoop, entry: Entry, handoff: Handoff) -> bool:
 
     That is so when the keeper is gone: a connection must not end for that.
     """
+    channel = loop.environment.channel
+    # What only moves can be served on here, should the keeper die before it has read the message.
+    if handoff.parked and entry.returns_to:
+        whole = loop.roster.parcel(entry, handoff) or loop.roster.detached(entry, handoff)
+        if give_back(channel, whole, handoff, entry.returns_to):
+            return True
     drain_signal = entry.hooks.drain_signal
     order = (drain_signal.order or drain_signal.asked(entry.record)) if drain_signal else None
     deadline = order.deadline if order else time.monotonic()
     detached = loop.roster.detached(entry, handoff)
-    channel = loop.environment.channel
     found = False
-    # What only moves can be served on here, should the keeper die before it has read the message.
-    returns = handoff.parked and entry.returns_to
-    if returns and give_back(channel, detached, handoff, entry.returns_to):
-        return True
     while True:
         try:
             if hand_over(channel, loop.reserve, detached, handoff, deadline):

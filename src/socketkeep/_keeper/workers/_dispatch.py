@@ -124,10 +124,10 @@ class Dispatch:
         except Exception as error:
             self._stumble(worker, error)
 
-    def hear_parcel(self, worker: Worker, payload: bytes) -> bool:
+    def hear_parcel(self, worker: Worker, payload: bytes, descriptors: list[int]) -> bool:
         """Take back a connection that is parked, if the payload is its parcel; False: it is not."""
         try:
-            return self.receiver.take_parcel(worker, payload)
+            return not descriptors and self.receiver.take_parcel(worker, payload)
         except Exception as error:
             self._stumble(worker, error)
             return True

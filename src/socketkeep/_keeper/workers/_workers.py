@@ -18,6 +18,7 @@ from socketkeep._wire._channel import (
     PASSED,
     Channel,
     ChannelClosed,
+    Express,
     Garbled,
     Packet,
     channel_pair,
@@ -62,7 +63,7 @@ class Link:
         on_closed: Callable[[], None],
         on_garbled: Callable[[str], None] = note_garbled,
         at_once: int = PACKETS_AT_ONCE,
-        express: Callable[[bytes], bool] | None = None,
+        express: Express | None = None,
     ) -> None:
         """at_once: how many packets are read before others have their turn.
 
@@ -212,7 +213,7 @@ def restored_link(
     on_closed: Callable[[], None],
     on_garbled: Callable[[str], None],
     at_once: int = PACKETS_AT_ONCE,
-    express: Callable[[bytes], bool] | None = None,
+    express: Express | None = None,
 ) -> Link:
     """Make a link anew from what `Link.snapshot` returned."""
     if saved is not None:
