@@ -143,15 +143,15 @@ def overheard(
     sent: of messages.  received: of the packets that whoever is wary gets, as the keeper is.
     """
     kind = _channel.Channel
-    enqueue, enqueue_payload, receive = kind.enqueue, kind.enqueue_payload, kind.receive
+    enqueue, send_payload, receive = kind.enqueue, kind.send_payload, kind.receive
 
     def enqueued(channel: Any, message: Any, *, close_after: bool = False) -> None:
         sent(channel, message)
         enqueue(channel, message, close_after=close_after)
 
-    def enqueued_payload(channel: Any, payload: bytes, descriptor: int) -> None:
+    def payload_sent(channel: Any, payload: bytes, descriptor: int) -> bool:
         sent(channel, decoded(payload, (descriptor,)))
-        enqueue_payload(channel, payload, descriptor)
+        return send_payload(channel, payload, descriptor)
 
     def taken(channel: Any, express: Any = None) -> Any:
         def passed(payload: bytes, descriptors: list[int]) -> bool:
@@ -169,7 +169,7 @@ def overheard(
 
     with (
         patch.object(kind, "enqueue", enqueued),
-        patch.object(kind, "enqueue_payload", enqueued_payload),
+        patch.object(kind, "send_payload", payload_sent),
         patch.object(kind, "receive", taken),
     ):
         yield

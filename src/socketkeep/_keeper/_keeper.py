@@ -966,8 +966,11 @@ class Keeper:
         return [
             worker
             for worker in self.pool
-            if worker.generation == current.number
-            and (worker.is_ready or (worker.more and worker.state is WorkerState.DRAINING))
+            if (
+                worker.state is WorkerState.READY
+                or (worker.more and worker.state is WorkerState.DRAINING)
+            )
+            and worker.generation == current.number
             and not worker.killed
         ]
 

@@ -136,9 +136,20 @@ class Channel:
         """
         self._queue.append((*_packed(message), close_after))
 
-    def enqueue_payload(self, payload: bytes, descriptor: int) -> None:
-        """The same of a message as it goes over a channel, with one descriptor."""
+    def send_payload(self, payload: bytes, descriptor: int) -> bool:
+        """Send a message as it goes over a channel, with one descriptor, or put it behind others.
+
+        Returns whether it was sent.  The descriptor must stay open until it has gone.
+        """
+        if not self._queue:
+            try:
+                self._send(payload, (descriptor,))
+            except OSError:
+                pass  # what is the matter `flush` will find
+            else:
+                return True
         self._queue.append((payload, [descriptor], False))
+        return False
 
     def flush(self) -> None:
         """Send what is queued, as far as the other end has room.

@@ -19,7 +19,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, Literal, cast
 
 from socketkeep import _native
@@ -50,6 +51,8 @@ LAST_EPOCH: Final = 2**32
 LAST_BOOT: Final = 2**40
 _LAST_PID: Final = 2**22
 _LAST_TIME: Final = 2**63
+#: ACCEPTED, CLOSED, RESET, and LOST; each is read by one load.
+_ENDS: Final = struct.Struct("@8x3Q40xQ")
 #: What a row has behind its first word, NUMBER, which is written by itself.
 _ROW: Final = struct.Struct(f"={record.WORDS - 1}Q{_PEER_WORDS * _WORD}s")
 
@@ -242,10 +245,12 @@ class Scoreboard:
         if sealed:
             self._map = mmap.mmap(fd, size)
             self._words = memoryview(self._map).cast("Q")
+            self._read_ends: Callable[[], tuple[int, ...]] = partial(_ENDS.unpack_from, self._map)
         else:
             memory = _unsealed.Memory(fd)
             self._map = cast("mmap.mmap", memory)
-            self._words = cast("memoryview", _unsealed.Words(memory, 0, size // _WORD))
+            self._words = words = cast("memoryview", _unsealed.Words(memory, 0, size // _WORD))
+            self._read_ends = lambda: (words[ACCEPTED], words[CLOSED], words[RESET], words[LOST])
         self.rows: Final = rows or self._words[_ROWS]
         start = (HEADER_WORDS + self.rows * ROW_WORDS) * _WORD
         if self.rows > _MOST_ROWS or size not in (start, _shelves.end(start, self.rows)):
@@ -297,9 +302,8 @@ class Scoreboard:
 
         What it was given and what was taken from it are not in it: the keeper counts those exactly.
         """
-        words = self._words
-        accepted = words[ACCEPTED]  # first: who ends after this may be one that came before it
-        closed, was_reset, lost = words[CLOSED], words[RESET], words[LOST]
+        # ACCEPTED first: who ends after this may be one that came before it.
+        accepted, closed, was_reset, lost = self._read_ends()
         if max(accepted, closed, was_reset, lost) < _MOST_COUNTED:
             return accepted - closed - was_reset - lost
         count = self.count

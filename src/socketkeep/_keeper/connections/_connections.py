@@ -425,7 +425,7 @@ class Connections:
         held.redelivered = False
         now = self._reactor.clock()
         held.since = min(now, max(active_at / 1e9, now - self._park_after))
-        self.parking.put(held)
+        self.parking.put(held, timed=False)
         self._reactor.call_soon(self.moves.dispatch)  # its seat is free
         return True
 
@@ -780,8 +780,11 @@ class Connections:
 
     def _woken(self, held: HeldConnection) -> None:
         """Something has come for a parked connection: find a worker for it."""
-        self.connection_table.woken(held)
-        self._move_on(held)
+        if self.connection_table.store is None:
+            self.moves.put(held)
+        else:
+            self.connection_table.woken(held)
+            self._move_on(held)
 
     def _admit(self, held: HeldConnection) -> None:
         """A connection's header is there: a handler may have it, if its client may come in."""

@@ -109,16 +109,19 @@ class Moves:
     def put(self, held: HeldConnection) -> None:
         """Find a worker for a connection that none has."""
         self._enter(held)
-        if self._stays_waiting is not None and not self._stays_waiting(held):
-            self._stop(held)
-        else:
+        if self._stays_waiting is None:
+            self._reactor.call_soon(self.dispatch)
+        elif self._stays_waiting(held):
             self._go_on()
+        else:
+            self._stop(held)
 
     def _enter(self, held: HeldConnection) -> None:
         # Later than the one before by what a clock can tell, so that the order can be told by it.
         held.since = self._latest = max(self._reactor.clock(), self._latest + _TICK)
         self._moving[held.id] = self._waiting[held.id] = held
-        self._expect_expiry()
+        if self._expiry is None or not self._expiry.pending:
+            self._expect_expiry()
 
     def dispatch(self) -> None:
         """Give each connection that waits to a worker, while there is one with a free seat."""
@@ -300,9 +303,11 @@ class Moves:
     def _give(self, held: HeldConnection, worker: Worker) -> bool:
         """Send it to the worker; return whether that could be done."""
         epoch = held.ownership.next_epoch
-        taken = self._is_taken(held)
-        known = self.post.names.get(held.id) if self.post is not None else None
-        parcel = held.parcel if taken and known is None and not held.redelivered else None
+        parcel = held.parcel
+        taken = self._is_taken(held, parcel)
+        known = self.post.names.by_id.get(held.id) if self.post is not None else None
+        if known is not None or held.redelivered or not taken:
+            parcel = None
         try:
             if parcel is not None:
                 payload = attach_parcel(parcel, epoch, held.why, True)
@@ -374,14 +379,14 @@ class Moves:
             )
         worker.link.send(attach)
 
-    def _is_taken(self, held: HeldConnection) -> bool:
+    def _is_taken(self, held: HeldConnection, parcel: bytes | None) -> bool:
         """Return whether it is its worker's as soon as it has been sent.
 
         Not what may be in a memfd: at its limit a worker gets none, and cannot say what has come.
         """
         if held.why not in _PARKED or not self._takes_for_attached or self._connection_table.store:
             return False
-        if held.parcel is not None:
+        if parcel is not None:
             return True
         handoff = held.handoff
         return len(handoff.unread) + len(handoff.state or b"") + len(handoff.proxy) <= SURELY_INLINE
@@ -420,8 +425,8 @@ class Moves:
         """Have those that wait for input make room for those that wait for a seat."""
         self._crowded = crowded = bool(self._waiting or self._queued())
         for worker in targets:
-            if worker.scoreboard.crowded != crowded:
-                worker.scoreboard.crowded = crowded
+            if worker.crowded is not crowded:
+                worker.scoreboard.crowded = worker.crowded = crowded
                 if crowded and worker.model == "prefork":  # its only handler may be waiting
                     worker.link.send(Crowded())
 

@@ -68,8 +68,11 @@ class Parking:
     def __iter__(self) -> Iterator[HeldConnection]:
         return iter(tuple(self._parked.values()))
 
-    def put(self, held: HeldConnection) -> None:
-        """Watch a connection; `since` is when it was last active."""
+    def put(self, held: HeldConnection, *, timed: bool = True) -> None:
+        """Watch a connection; `since` is when it was last active.
+
+        timed: whether a moment may be set by which it ends.
+        """
         if self._stopping:
             self._stop(held)
             return
@@ -88,8 +91,8 @@ class Parking:
             self._watch_for_stall(held)
         if self._idle_timeout:
             self._expect_idle()
-        if held.parcel is not None:
-            return  # no moment is set by which it ends
+        if not timed:
+            return
         if (due := self._due(held)[0]) is not None:
             heappush(self._deadlines, (due, held.id))
             if len(self._deadlines) > 2 * len(self._parked) + _FEW:
@@ -333,4 +336,10 @@ class _Arrival:
         self._held = held
 
     def __call__(self, events: int) -> None:
-        self._parking._arrived(self._held, events)
+        parking, held = self._parking, self._held
+        if held.unsent:
+            parking._arrived(held, events)
+        elif parking._take_out(held):
+            held.ownership.woken()
+            held.why = "parked"
+            parking._wake(held)

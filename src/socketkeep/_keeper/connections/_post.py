@@ -413,7 +413,7 @@ class Post:
 
     def knows(self, name: str) -> bool:
         """Return whether the connection is called anything, or has a line."""
-        return name in self._lines or self.names.get(name) is not None
+        return name in self._lines or name in self.names.by_id
 
     def taken_back(self, name: str, *, uncertain: bool = False) -> None:
         """Nobody has the connection now.

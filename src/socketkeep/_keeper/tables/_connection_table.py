@@ -61,7 +61,7 @@ class HeldConnection(ConnectionRecord):
     def parcel(self) -> bytes | None:
         """The handoff as the message by which it came, where that says no more than most do."""
         handoff = self._handoff
-        return handoff if isinstance(handoff, bytes) and is_parcel(handoff) else None
+        return handoff if type(handoff) is bytes and is_parcel(handoff) else None
 
     @parcel.setter
     def parcel(self, parcel: bytes) -> None:

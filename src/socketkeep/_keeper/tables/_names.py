@@ -65,7 +65,7 @@ class NameTable:
     """All connections that are called something."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, NamedConnection] = {}
+        self.by_id: Final[dict[str, NamedConnection]] = {}
         self._by_name: dict[str, NamedConnection] = {}
         self._groups: dict[str, Members] = {}
         self._by_owner: Members = {}
@@ -77,10 +77,10 @@ class NameTable:
         self._on_news = on_news
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self.by_id)
 
     def __iter__(self) -> Iterator[NamedConnection]:
-        return iter(tuple(self._by_id.values()))
+        return iter(tuple(self.by_id.values()))
 
     @property
     def groups(self) -> int:
@@ -93,7 +93,7 @@ class NameTable:
         At most so many values are told apart, always the same ones; others are counted as "".
         """
         counts = dict.fromkeys((*self._counted, ""), 0)
-        for each in self._by_id.values():
+        for each in self.by_id.values():
             value = each.labels.get(key)
             if value is None:
                 continue
@@ -105,7 +105,7 @@ class NameTable:
 
     def get(self, name: str) -> NamedConnection | None:
         """Return the connection of that id."""
-        return self._by_id.get(name)
+        return self.by_id.get(name)
 
     def named(self, name: str) -> NamedConnection | None:
         """Return the connection that has that name."""
@@ -139,8 +139,8 @@ class NameTable:
         labels: Mapping[str, str],
     ) -> NamedConnection | None:
         """Note what a connection is called from here on; return who had that name before."""
-        if known.id not in self._by_id:
-            self._by_id[known.id] = known
+        if known.id not in self.by_id:
+            self.by_id[known.id] = known
             self._by_owner.setdefault(known.owner, {})[known.id] = known
         for group in known.groups - groups:
             self._leave(group, known)
@@ -184,7 +184,7 @@ class NameTable:
             del self._by_name[known.name]
             self._tell(known.name, "")
         self._disown(known)
-        del self._by_id[known.id]
+        del self.by_id[known.id]
 
     def _enter(self, group: str, owner: int | None, known: NamedConnection) -> None:
         if group not in self._groups:

@@ -72,6 +72,18 @@ TRANSITIONS: Final[dict[tuple[OwnershipState, OwnershipEvent], OwnershipState]] 
 }
 
 
+def _after(event: OwnershipEvent) -> dict[OwnershipState, OwnershipState]:
+    """Return what each state becomes by an event."""
+    return {state: following for (state, each), following in TRANSITIONS.items() if each is event}
+
+
+# Of what comes with each wake of a parked connection.
+_AFTER_PARKED: Final = _after(OwnershipEvent.PARKED)
+_AFTER_WOKEN: Final = _after(OwnershipEvent.WOKEN)
+_AFTER_ASSIGNED: Final = _after(OwnershipEvent.ASSIGNED)
+_AFTER_ATTACHED: Final = _after(OwnershipEvent.ATTACHED)
+
+
 class Stale(Exception):
     """A message speaks of a lease that is over."""
 
@@ -95,8 +107,10 @@ class Ownership:
 
     def parked(self, epoch: int) -> None:
         """The owner of `epoch` gave it up until bytes arrive.  Raises Stale."""
-        self._step(OwnershipEvent.PARKED, epoch)
-        self.worker = None
+        following = _AFTER_PARKED.get(self.state)
+        if following is None or epoch != self.epoch:
+            raise self._stale(OwnershipEvent.PARKED, epoch)
+        self.state, self.worker = following, None
 
     def ended(self, epoch: int) -> None:
         """The owner of `epoch` ended it.  Raises Stale."""
@@ -118,7 +132,10 @@ class Ownership:
 
     def woken(self) -> None:
         """Something arrived while it was parked.  Raises Stale."""
-        self._step(OwnershipEvent.WOKEN, self.epoch)
+        following = _AFTER_WOKEN.get(self.state)
+        if following is None:
+            raise self._stale(OwnershipEvent.WOKEN, self.epoch)
+        self.state = following
 
     def idle(self) -> None:
         """Nothing arrived for too long.  Raises Stale."""
@@ -128,9 +145,10 @@ class Ownership:
         """It was sent to `worker`; return the new epoch.  Raises Stale when it is with another."""
         if self.worker is not None:
             raise Stale(f"already sent to worker {self.worker}")
-        self._step(OwnershipEvent.ASSIGNED, self.epoch)
-        self.worker = worker
-        self.epoch = self.next_epoch
+        following = _AFTER_ASSIGNED.get(self.state)
+        if following is None:
+            raise self._stale(OwnershipEvent.ASSIGNED, self.epoch)
+        self.state, self.worker, self.epoch = following, worker, self.epoch % LAST_EPOCH + 1
         return self.epoch
 
     @property
@@ -145,8 +163,12 @@ class Ownership:
 
     def attached(self, epoch: int) -> None:
         """The worker of `epoch` holds it.  Raises Stale."""
-        self._require_assigned()
-        self._step(OwnershipEvent.ATTACHED, epoch)
+        if self.worker is None:
+            raise _not_assigned()
+        following = _AFTER_ATTACHED.get(self.state)
+        if following is None or epoch != self.epoch:
+            raise self._stale(OwnershipEvent.ATTACHED, epoch)
+        self.state = following
 
     def refused(self, epoch: int) -> None:
         """The worker of `epoch` cannot take it.  Raises Stale."""
@@ -179,12 +201,19 @@ class Ownership:
 
     def _require_assigned(self) -> None:
         if self.worker is None:
-            raise Stale("sent to no worker")
+            raise _not_assigned()
 
     def _step(self, event: OwnershipEvent, epoch: int) -> None:
-        if epoch != self.epoch:
-            raise Stale(f"epoch {epoch}, now {self.epoch}")
         following = TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise Stale(f"{event.value} while {self.state.value}")
+        if following is None or epoch != self.epoch:
+            raise self._stale(event, epoch)
         self.state = following
+
+    def _stale(self, event: OwnershipEvent, epoch: int) -> Stale:
+        if epoch != self.epoch:
+            return Stale(f"epoch {epoch}, now {self.epoch}")
+        return Stale(f"{event.value} while {self.state.value}")
+
+
+def _not_assigned() -> Stale:
+    return Stale("sent to no worker")

@@ -96,8 +96,7 @@ class Link:
 
     def send_payload(self, payload: bytes, descriptor: int) -> None:
         """The same of a message as it goes over a channel, with one descriptor."""
-        if self.open:
-            self._channel.enqueue_payload(payload, descriptor)
+        if self.open and not self._channel.send_payload(payload, descriptor):
             self._flush()
 
     def fileno(self) -> int:
@@ -247,6 +246,7 @@ class Worker(WorkerRecord):
     fates: Counter[str] = field(default_factory=Counter)  # of connections whose owner died
     named: int = 0  # of those that were lost, in the log
     board_as: str = ""  # the store's name for its scoreboard, where an earlier keeper gave it one
+    crowded: bool | None = None  # what its scoreboard says of it; None: since before an upgrade
     telling: set[int] = field(default_factory=set)  # rows that `WorkerPool.keep_row` has left
     _words: int = field(init=False)  # how often it was told how many it may accept
 
@@ -282,7 +282,10 @@ class Worker(WorkerRecord):
 
     @property
     def free_seats(self) -> int:
-        return self.seats - self.load
+        if self.state is WorkerState.DEAD:
+            return self.seats - self.open
+        load = self.scoreboard.balance + self.given - self.departures
+        return self.seats - min(max(0, load), self.scoreboard.rows + self.arriving)
 
     @property
     def load(self) -> int:
