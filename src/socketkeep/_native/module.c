@@ -82,6 +82,7 @@ static const char *const NAMED[NAMES] = {
     [CANCEL_TIMERS] = "_cancel_timers",
     [END_ON] = "_end_on",
     [FLUSH] = "flush",
+    [GIVE_WAY] = "_give_way",
 };
 
 /* Make a type, keep it in `*kept`, and give it its name in the module. */

@@ -190,9 +190,26 @@ tries(const Receive *call)
            (core->plain_ledger->read || !core->shelf || core->shelf == Py_None);
 }
 
-/* Wait a moment, if Python says for how many milliseconds: READY or LEFT, or RAISED. */
+/* Leave, if this is a safe point, since others wait for the seat: RAISED then, LEFT if it is not, and
+   NOTHING if there may be something to receive. */
 static int
-wait_a_moment(Receive *call, struct pollfd *watched, nfds_t count)
+give_way(const Receive *call, struct pollfd *input, int tried)
+{
+    PyObject *stayed;
+    int found = tried ? 0 : poll(input, 1, 0);
+
+    if (found) {
+        return found > 0 ? NOTHING : LEFT;
+    }
+    stayed = PyObject_CallMethodNoArgs(call->conn, call->verb->state->names[GIVE_WAY]);
+    Py_XDECREF(stayed);
+    return stayed ? LEFT : RAISED;
+}
+
+/* Wait a moment, if Python says for how many milliseconds: NOTHING, LEFT or RAISED.  tried: nothing is
+   there, as it was just now. */
+static int
+wait_a_moment(Receive *call, struct pollfd *watched, nfds_t count, int tried)
 {
     PyObject *waited = slot(call->verb, call->conn, ITS_WAITED), *limit, *moment;
     int found;
@@ -207,13 +224,16 @@ wait_a_moment(Receive *call, struct pollfd *watched, nfds_t count)
     if (!moment) {
         return RAISED;
     }
-    milliseconds = moment == Py_None ? 0 : PyLong_AsLong(moment);
+    milliseconds = moment == Py_None ? -1 : PyLong_AsLong(moment);
     Py_DECREF(moment);
     if (milliseconds == -1 && PyErr_Occurred()) {
         return RAISED;
     }
-    if (milliseconds <= 0) { /* others wait for the seat */
+    if (milliseconds < 0) {
         return LEFT;
+    }
+    if (milliseconds == 0) {
+        return give_way(call, watched, tried);
     }
     found = wait_for(watched, count, (int)milliseconds, core_now() + (double)milliseconds / 1000);
     if (found == 0) {
@@ -244,9 +264,9 @@ end_waiting(const Core *core, int found)
     return PyErr_Occurred() ? RAISED : found;
 }
 
-/* Wait until there may be something to receive: NOTHING then, LEFT or RAISED. */
+/* Wait until there may be something to receive: NOTHING then, LEFT or RAISED.  tried: as above. */
 static int
-wait_for_input(Receive *call)
+wait_for_input(Receive *call, int tried)
 {
     PyObject *orders = slot(call->verb, call->conn, ITS_ORDERS);
     struct pollfd watched[2] = {{.events = POLLIN}, {.events = POLLIN}};
@@ -269,7 +289,7 @@ wait_for_input(Receive *call)
         return RAISED;
     }
     if (how < TO_THE_END) {
-        found = wait_a_moment(call, watched, count);
+        found = wait_a_moment(call, watched, count, tried);
     } else {
         found = wait_for(watched, count, call->until > 0 ? milliseconds_until(call->until) : -1,
                          call->until);
@@ -324,7 +344,7 @@ static int
 receive(Receive *call, int straight, size_t most, PyObject **data)
 {
     Core *core = call->core;
-    int waited = 0, came = send_held(call);
+    int waited = 0, tried = 0, came = send_held(call);
 
     if (came != NOTHING) {
         return came;
@@ -334,7 +354,7 @@ receive(Receive *call, int straight, size_t most, PyObject **data)
             return LEFT;
         }
         if (waited || !tries(call)) {
-            came = wait_for_input(call);
+            came = wait_for_input(call, tried);
             if (came != NOTHING) {
                 return came;
             }
@@ -348,6 +368,7 @@ receive(Receive *call, int straight, size_t most, PyObject **data)
             break;
         }
         core->missed += !waited;
+        tried = !waited;
         waited = 1;
     }
     if (came == ARRIVED) {

@@ -1050,8 +1050,8 @@ class Connection(Shell):
             if moment:
                 return self._comes_within(moment, poller)
             found = poller.within(0)
-            if not found:  # others wait for the seat
-                self._park_idle(time.monotonic())
+            if not found:
+                self._give_way()
             return found == READY
         finally:
             record[WAITING] = 0
@@ -1249,6 +1249,14 @@ class Connection(Shell):
         if self.lease.park_after is None or not self._movable():
             return
         if time.monotonic() >= self._park_at(since) and self._sending_lock.acquire(blocking=False):
+            self._leave_parked()
+
+    def _give_way(self) -> None:
+        """Leave to be parked, since others wait for the seat and nothing has come.
+
+        Not where this is no safe point.
+        """
+        if self._movable() and self._sending_lock.acquire(blocking=False):
             self._leave_parked()
 
     def _leave_parked(self) -> Never:

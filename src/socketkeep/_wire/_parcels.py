@@ -34,7 +34,7 @@ _LONGEST_PEER: Final = 1024
 
 
 class GivenConnection(NamedTuple):
-    """What a worker is told of a connection that has no more from before: as `Attach` has it."""
+    """A connection that a worker is given, with no more from before, as `Attach` has it."""
 
     id: str
     epoch: int
