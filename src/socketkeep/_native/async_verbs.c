@@ -109,10 +109,12 @@ Awaitable_clear(Awaitable *call)
     unclaim(call);
     Py_CLEAR(call->conn);
     Py_CLEAR(call->asked);
-    Py_CLEAR(call->operation);
-    Py_CLEAR(call->most);
-    Py_CLEAR(call->exactly);
-    Py_CLEAR(call->at_eof);
+    if (call->operation) { /* of a message */
+        Py_CLEAR(call->operation);
+        Py_CLEAR(call->most);
+        Py_CLEAR(call->exactly);
+        Py_CLEAR(call->at_eof);
+    }
     Py_CLEAR(call->inner);
     return 0;
 }
@@ -254,7 +256,7 @@ at_end(Awaitable *call, PyObject **result)
 }
 
 static const Life *
-life_of(Awaitable *call)
+life_of(const Awaitable *call)
 {
     return core_life(call->core);
 }
@@ -332,31 +334,34 @@ watch(Awaitable *call)
     return failed;
 }
 
-/* Claim the connection, if this is the normal course; 0: it is not, -1: an error is set. */
+/* The core, if the connection is one that is served here; borrowed. */
+static Core *
+core_of(const Awaitable *call)
+{
+    const Verb *verb = call->verb;
+    PyObject *core;
+
+    if (!verb->owner || !PyObject_TypeCheck(call->conn, verb->owner)) {
+        return NULL;
+    }
+    core = verb_slot(verb, call->conn, ITS_CORE);
+    return core && is_core(verb->state, core) && core_is_plain((Core *)core) ? (Core *)core : NULL;
+}
+
+/* Claim the connection, if this is the normal course. */
 static int
 claim(Awaitable *call)
 {
-    State *state = call->verb->state;
-    PyObject *waiter = verb_attribute(call->verb, call->conn, ITS_WAITER), *core;
+    Core *core = core_of(call);
+    PyObject *waiter = core ? verb_slot(call->verb, call->conn, ITS_WAITER) : NULL;
     const Life *life;
 
-    if (!waiter) {
-        return -1;
-    }
-    core = verb_attribute(call->verb, call->conn, ITS_CORE);
-    if (!core) {
-        Py_DECREF(waiter);
-        return -1;
-    }
-    if (Py_TYPE(waiter) != state->waiter || ((Waiter *)waiter)->claimed ||
-        ((Waiter *)waiter)->ordered || !PyObject_TypeCheck(core, state->core) ||
-        !core_is_plain((Core *)core)) {
-        Py_DECREF(waiter);
-        Py_DECREF(core);
+    if (!waiter || Py_TYPE(waiter) != call->verb->state->waiter || ((Waiter *)waiter)->claimed ||
+        ((Waiter *)waiter)->ordered) {
         return 0;
     }
-    call->waiter = (Waiter *)waiter;
-    call->core = (Core *)core;
+    call->waiter = (Waiter *)Py_NewRef(waiter);
+    call->core = (Core *)Py_NewRef(core);
     call->waiter->claimed = 1;
     life = life_of(call);
     return life && !life->over;
@@ -380,19 +385,14 @@ send_failed(Awaitable *call)
     return made;
 }
 
-/* Whether nothing waits to be sent before what is gathered. */
+/* Whether nothing waits to be sent before what a call sends. */
 static int
 sends_next(const Awaitable *call)
 {
-    PyObject *queue = verb_attribute(call->verb, call->conn, ITS_OUT);
-    PyObject *unsent = queue ? verb_attribute(call->verb, call->conn, ITS_UNSENT) : NULL;
-    int next = unsent == Py_None && core_life(call->core)->sends &&
-               (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
+    PyObject *queue = verb_slot(call->verb, call->conn, ITS_OUT);
 
-    PyErr_Clear();
-    Py_XDECREF(queue);
-    Py_XDECREF(unsent);
-    return next;
+    return core_sends(call->core) && verb_slot(call->verb, call->conn, ITS_UNSENT) == Py_None &&
+           (queue == Py_None || (queue && PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
 }
 
 /* Send what is gathered, which goes out before a wait.  NOTHING: nothing is left of it; LEFT: Python is to
@@ -400,16 +400,13 @@ sends_next(const Awaitable *call)
 static int
 send_held(Awaitable *call)
 {
-    PyObject *held = verb_attribute(call->verb, call->conn, ITS_GATHERED);
-    int sent = 1;
+    PyObject *held = verb_slot(call->verb, call->conn, ITS_GATHERED);
+    int sent;
 
-    if (!held) {
-        return RAISED;
+    if (!held || !core_held(held)) {
+        return NOTHING;
     }
-    if (core_held(held)) {
-        sent = sends_next(call) ? core_send_held(call->core, held) : 0;
-    }
-    Py_DECREF(held);
+    sent = sends_next(call) ? core_send_held(call->core, held) : 0;
     return sent < 0 ? RAISED : sent ? NOTHING : LEFT;
 }
 
@@ -417,10 +414,10 @@ static PySendResult
 begin_receive(Awaitable *call, PyObject **result)
 {
     PyObject *data = NULL;
-    int claimed = claim(call), came;
+    int came;
 
-    if (claimed <= 0) {
-        return claimed < 0 ? failed(call, result) : delegate(call, result);
+    if (!claim(call)) {
+        return delegate(call, result);
     }
     if (unread(call) || call->wanted == 0) {
         came = take(call, &data);
@@ -437,7 +434,9 @@ begin_receive(Awaitable *call, PyObject **result)
                                                      : failed(call, result);
     }
     if (!call->waiter->watching) {
-        if (core_failed(call->core) || life_of(call)->peer_ended) {
+        const Life *life = life_of(call);
+
+        if (core_failed(call->core) || !life || life->peer_ended) {
             return delegate(call, result);
         }
         if (tries(call)) {
@@ -482,66 +481,46 @@ go_on_receiving(Awaitable *call, PyObject **result)
 static int
 sends_at_once(Awaitable *call)
 {
-    State *state = call->verb->state;
-    PyObject *queue, *unsent, *core, *handled = NULL;
-    const Life *life;
-    int plain;
+    PyObject *handled = NULL;
+    Core *core;
+    int own;
 
     if (!PyBytes_CheckExact(call->asked) || !PyBytes_GET_SIZE(call->asked)) {
         return 0;
     }
-    core = verb_attribute(call->verb, call->conn, ITS_CORE);
+    core = core_of(call);
     if (!core) {
-        return -1;
-    }
-    if (!PyObject_TypeCheck(core, state->core) || !core_is_plain((Core *)core)) {
-        Py_DECREF(core);
         return 0;
     }
-    call->core = (Core *)core;
-    life = life_of(call);
-    if (!life || !life->sends) {
+    call->core = (Core *)Py_NewRef(core);
+    if (!sends_next(call)) {
         return 0;
     }
-    queue = verb_attribute(call->verb, call->conn, ITS_OUT);
-    unsent = queue ? verb_attribute(call->verb, call->conn, ITS_UNSENT) : NULL;
-    if (!unsent) {
-        Py_XDECREF(queue);
-        return -1;
-    }
-    plain = unsent == Py_None &&
-            (queue == Py_None || (PyList_CheckExact(queue) && !PyList_GET_SIZE(queue)));
-    Py_DECREF(queue);
-    Py_DECREF(unsent);
-    if (plain <= 0 || !call->core->retains) {
-        return plain;
+    if (!core->retains) {
+        return 1;
     }
     /* A send from another handler is a push: Python accounts for it. */
     if (PyContextVar_Get(call->verb->handling, NULL, &handled) < 0) {
         return -1;
     }
-    plain = handled == call->conn;
+    own = handled == call->conn;
     Py_XDECREF(handled);
-    return plain;
+    return own;
 }
 
 /* Whether the bytes of a send are kept back, as `core_keep_back` says. */
 static int
-keep_back(Awaitable *call)
+keep_back(const Awaitable *call)
 {
-    State *state = call->verb->state;
-    PyObject *held = verb_attribute(call->verb, call->conn, ITS_GATHERED), *waiter = NULL;
-    int kept, may = 0;
+    PyObject *held = verb_slot(call->verb, call->conn, ITS_GATHERED), *waiter;
+    int may;
 
-    if (held && held != Py_None) {
-        waiter = verb_attribute(call->verb, call->conn, ITS_WAITER);
-        may = waiter && Py_TYPE(waiter) == state->waiter && !((Waiter *)waiter)->claimed;
+    if (!held || held == Py_None) {
+        return GOES_OUT;
     }
-    kept = !held || (held != Py_None && !waiter) ? KEEP_FAILED
-                                                 : core_keep_back(call->core, held, call->asked, may);
-    Py_XDECREF(held);
-    Py_XDECREF(waiter);
-    return kept;
+    waiter = verb_slot(call->verb, call->conn, ITS_WAITER);
+    may = waiter && Py_TYPE(waiter) == call->verb->state->waiter && !((Waiter *)waiter)->claimed;
+    return core_keep_back(call->core, held, call->asked, may);
 }
 
 static PySendResult
@@ -774,7 +753,9 @@ Awaitable_dealloc(Awaitable *call)
     if (call->stage == BEGUN_NOT) {
         warn(call);
     }
-    Awaitable_clear(call);
+    if (call->conn) { /* else it has been cleared */
+        Awaitable_clear(call);
+    }
     if (state->spares < SPARE && state->awaitable) {
         state->spare[state->spares++] = (PyObject *)call;
     } else {
@@ -981,11 +962,11 @@ let_go_of_loop(const Verb *verb, PyObject *conn, Waiter *waiter, int fd)
 static Life *
 ends_at_once(const Verb *verb, PyObject *conn, PyObject *core, PyObject *waiter)
 {
-    const State *state = verb->state;
+    State *state = verb->state;
     Reactor *reactor;
     Life *life;
 
-    if (!core || !waiter || !PyObject_TypeCheck(core, state->core) || Py_TYPE(waiter) != state->waiter ||
+    if (!core || !waiter || !is_core(state, core) || Py_TYPE(waiter) != state->waiter ||
         !core_is_plain((Core *)core) || ((Waiter *)waiter)->pending) {
         return NULL;
     }

@@ -11,6 +11,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
+/* What the files tell each other is nobody else's: a call among them need not go by a table. */
+#pragma GCC visibility push(hidden)
+
 /* Attributes that are asked for at each connection; their names stand in module.c. */
 enum {
     SOCK, RECORD, SHELF, STATE, RESUMABLE, UNREAD, DIRECT, PUT, SLOW_INIT, MAKE_LIFE,
@@ -59,6 +62,9 @@ typedef struct {
     PyObject *encode; /* what encodes a state, NULL before the first */
     PyTypeObject *sockets; /* a class whose `fileno` is the C function that follows; NULL before the first */
     PyCFunction fileno;
+    PyTypeObject *known_core; /* a class that is one of cores, and one that is one of lives; NULL before */
+    PyTypeObject *known_life;
+    PyObject *callback_names; /* those of the arguments of `add_done_callback`, as tasks give them */
     PyObject *names[NAMES];
     char packet[PACKET_SIZE]; /* last: what is not used of it is not touched */
 } State;
@@ -174,8 +180,19 @@ int ledger_commit(Ledger *ledger, int unread, long long left_kernel);
 /* Have a counter of the record be this, and note that bytes have passed now. */
 int ledger_count(Ledger *ledger, int word, uint64_t count);
 
+/* A word of a record that is no memory is this from here on. */
+int ledger_set_item(Ledger *ledger, int word, uint64_t value);
+
 /* A word of the record is this from here on. */
-int ledger_store(Ledger *ledger, int word, uint64_t value);
+static inline int
+ledger_store(Ledger *ledger, int word, uint64_t value)
+{
+    if (ledger->words) {
+        *(volatile uint64_t *)&ledger->words[word] = value;
+        return 0;
+    }
+    return ledger_set_item(ledger, word, value);
+}
 
 /* Have the words be at another place of the same memory. */
 void ledger_use(PyObject *ledger, uint64_t *words);
@@ -448,7 +465,21 @@ enum { NOTHING = 0, ARRIVED = 1, EOF_CAME = 2, FAILED = 3 };
 enum { CHUNK = 65536, LARGE_CHUNK = 262144 };
 
 /* Whether the normal course of things can be served in C. */
-int core_is_plain(const Core *core);
+static inline int
+core_is_plain(const Core *core)
+{
+    return core->direct && core->plain_buffer && core->plain_ledger;
+}
+
+/* Whether it is of that type, where its class is not the one that is known to be. */
+int is_of_type(PyObject *object, PyTypeObject *type, PyTypeObject **known);
+
+/* Whether it is a core. */
+static inline int
+is_core(State *state, PyObject *object)
+{
+    return Py_TYPE(object) == state->known_core || is_of_type(object, state->core, &state->known_core);
+}
 /* The descriptor, -1 once it is closed. */
 int core_descriptor(Core *core);
 /* As the methods of the core, which is plain: what came, or -1 with an error set. */
@@ -465,7 +496,12 @@ int core_commit(Core *core, PyObject *packed);
 enum { KEPT, GOES_OUT, BEHIND, KEEP_FAILED };
 int core_keep_back(const Core *core, PyObject *held, PyObject *data, int may);
 /* How much is gathered. */
-Py_ssize_t core_held(PyObject *held);
+static inline Py_ssize_t
+core_held(PyObject *held)
+{
+    return held != Py_None && PyByteArray_Check(held) ? PyByteArray_GET_SIZE(held) : 0;
+}
+
 /* Send what is gathered, of which there is some, where nobody else sends.  1: all of it is out, 0: some is
    left; -1: an error is set, and none is. */
 int core_send_held(Core *core, PyObject *held);
@@ -482,7 +518,35 @@ PyObject *core_like(const Core *pattern, PyObject *maker, int fd, PyObject *leas
 void core_go_on(Core *core, uint64_t came, uint64_t gone, PyObject *committed, PyObject *shelf);
 
 /* Where it is in its life, NULL before it is known, and where it is no object of C's. */
-Life *core_life(const Core *core);
+static inline Life *
+core_life(const Core *core)
+{
+    PyObject *life = core->life;
+    State *state = core->state;
+
+    if (!life || (Py_TYPE(life) != state->known_life && !is_of_type(life, state->life, &state->known_life))) {
+        return NULL;
+    }
+    return (Life *)life;
+}
+
+/* Whether it is over, and whether it sends: of one whose life is not known it is for Python to say. */
+static inline int
+core_is_over(const Core *core)
+{
+    const Life *life = core_life(core);
+
+    return !life || life->over;
+}
+
+static inline int
+core_sends(const Core *core)
+{
+    const Life *life = core_life(core);
+
+    return life && life->sends;
+}
+
 /* Whether a receive has met an error that none has raised yet. */
 static inline int
 core_failed(const Core *core)
@@ -529,6 +593,13 @@ extern PyType_Spec verb_spec;
 PyObject *verb_in_python(Verb *verb, PyObject *const *args, size_t given, PyObject *names);
 /* Read the arguments of `recv`: how many bytes at most; 0 where Python is to say what is wrong. */
 Py_ssize_t recv_most(PyObject *const *args, size_t flagged, PyObject *names);
+
+/* One of the slots that the verb looks at, borrowed, of an instance of its class; NULL: it is not set. */
+static inline PyObject *
+verb_slot(const Verb *verb, PyObject *conn, int slot)
+{
+    return *(PyObject **)((char *)conn + verb->places[slot]);
+}
 
 /* One of the attributes that the verb looks at; NULL: an error is set. */
 PyObject *verb_attribute(const Verb *verb, PyObject *conn, int slot);
@@ -631,5 +702,7 @@ PyObject *caster_transport(PyObject *caster, PyObject *sock);
 /* fork.c */
 extern PyType_Spec fork_server_spec;
 PyObject *core_withholdable(PyObject *module, PyObject *args);
+
+#pragma GCC visibility pop
 
 #endif

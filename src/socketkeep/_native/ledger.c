@@ -9,22 +9,17 @@
 #include "core.h"
 
 #include <structmember.h>
-#include <time.h>
 
 /* `Status`, and AGAIN, of `_stream/_record.py`. */
 enum { CLEAN = 0, READ = 1, SENT = 2, BOUND = 3, AGAIN = 8 };
 
+/* A record that nobody else reads, of a connection without a server. */
 int
-ledger_store(Ledger *ledger, int word, uint64_t value)
+ledger_set_item(Ledger *ledger, int word, uint64_t value)
 {
     PyObject *index, *number;
     int failed;
 
-    if (ledger->words) {
-        *(volatile uint64_t *)&ledger->words[word] = value;
-        return 0;
-    }
-    /* A record that nobody else reads, of a connection without a server. */
     index = PyLong_FromLong(word);
     number = PyLong_FromUnsignedLongLong(value);
     failed = !index || !number || PyObject_SetItem(ledger->record, index, number) < 0;
@@ -54,16 +49,20 @@ ledger_word(Ledger *ledger, int index, uint64_t *word)
 int
 ledger_active(Ledger *ledger)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return ledger_store(ledger, ACTIVE_AT, (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec);
+    return ledger_store(ledger, ACTIVE_AT, core_now_ns());
 }
 
 int
 ledger_count(Ledger *ledger, int word, uint64_t count)
 {
-    return ledger_store(ledger, word, count) < 0 ? -1 : ledger_active(ledger);
+    if (ledger->words) {
+        volatile uint64_t *words = ledger->words;
+
+        words[word] = count;
+        words[ACTIVE_AT] = core_now_ns();
+        return 0;
+    }
+    return ledger_set_item(ledger, word, count) < 0 ? -1 : ledger_active(ledger);
 }
 
 static unsigned

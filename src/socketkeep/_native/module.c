@@ -148,6 +148,9 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->rows);
     Py_VISIT(state->encode);
     Py_VISIT(state->sockets);
+    Py_VISIT(state->known_core);
+    Py_VISIT(state->known_life);
+    Py_VISIT(state->callback_names);
     Py_VISIT(state->caster);
     Py_VISIT(state->brief_lease);
     Py_VISIT(state->flow);
@@ -163,6 +166,9 @@ clear(PyObject *module)
     verbs_drop_spare(state);
     Py_CLEAR(state->encode);
     Py_CLEAR(state->sockets);
+    Py_CLEAR(state->known_core);
+    Py_CLEAR(state->known_life);
+    Py_CLEAR(state->callback_names);
     Py_CLEAR(state->buffer);
     Py_CLEAR(state->ledger);
     Py_CLEAR(state->core);

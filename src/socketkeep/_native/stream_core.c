@@ -35,17 +35,15 @@ enum { MUCH = 8192 };
 
 static char scratch[CHUNK];
 
-/* Whether the normal course of things can be served here. */
 int
-core_is_plain(const Core *core)
+is_of_type(PyObject *object, PyTypeObject *type, PyTypeObject **known)
 {
-    return core->direct && core->plain_buffer && core->plain_ledger;
-}
+    int is = PyObject_TypeCheck(object, type);
 
-Life *
-core_life(const Core *core)
-{
-    return core->life && PyObject_TypeCheck(core->life, core->state->life) ? (Life *)core->life : NULL;
+    if (is && !*known) {
+        *known = (PyTypeObject *)Py_NewRef(Py_TYPE(object));
+    }
+    return is;
 }
 
 /* Note the class of a socket, if it has the C function of `_socket` for its `fileno`. */
@@ -410,12 +408,6 @@ core_send(Core *core, const char *data, Py_ssize_t size, int push)
     errno = code;
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
-}
-
-Py_ssize_t
-core_held(PyObject *held)
-{
-    return PyByteArray_Check(held) ? PyByteArray_GET_SIZE(held) : 0;
 }
 
 int

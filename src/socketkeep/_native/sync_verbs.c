@@ -33,12 +33,6 @@ typedef struct {
     int begun;    /* to count from the first wait on */
 } Receive;
 
-static PyObject *
-slot(const Verb *verb, PyObject *conn, int which)
-{
-    return *(PyObject **)((char *)conn + verb->places[which]);
-}
-
 /* The core, if the connection is one that is served here; borrowed. */
 static Core *
 core_of(const Verb *verb, PyObject *conn)
@@ -48,8 +42,8 @@ core_of(const Verb *verb, PyObject *conn)
     if (!PyObject_TypeCheck(conn, verb->owner)) {
         return NULL;
     }
-    core = slot(verb, conn, ITS_CORE);
-    if (!core || !PyObject_TypeCheck(core, verb->state->core) || !core_is_plain((Core *)core) ||
+    core = verb_slot(verb, conn, ITS_CORE);
+    if (!core || !is_core(verb->state, core) || !core_is_plain((Core *)core) ||
         !core_life((Core *)core)) {
         return NULL;
     }
@@ -60,7 +54,7 @@ core_of(const Verb *verb, PyObject *conn)
 static Claim *
 take_claim(const Verb *verb, PyObject *conn, int which)
 {
-    PyObject *claim = slot(verb, conn, which);
+    PyObject *claim = verb_slot(verb, conn, which);
 
     if (!claim || !Py_IS_TYPE(claim, verb->state->claim) || !claim_take((Claim *)claim)) {
         return NULL;
@@ -72,7 +66,7 @@ take_claim(const Verb *verb, PyObject *conn, int which)
 static int
 is_free(const Verb *verb, PyObject *conn)
 {
-    PyObject *claim = slot(verb, conn, ITS_READING);
+    PyObject *claim = verb_slot(verb, conn, ITS_READING);
 
     return claim && Py_IS_TYPE(claim, verb->state->claim) && !((Claim *)claim)->held;
 }
@@ -110,7 +104,7 @@ begin(Receive *call, Verb *verb, PyObject *conn)
         return 0;
     }
     life = core_life(core);
-    if (life->over || life->peer_ended || core_failed(core)) {
+    if (!life || life->over || life->peer_ended || core_failed(core)) {
         return 0;
     }
     call->claim = take_claim(verb, conn, ITS_READING);
@@ -137,8 +131,8 @@ end(Receive *call)
 static int
 begin_span(Receive *call)
 {
-    PyObject *end = slot(call->verb, call->conn, ITS_END);
-    PyObject *limit = slot(call->verb, call->conn, ITS_LIMIT);
+    PyObject *end = verb_slot(call->verb, call->conn, ITS_END);
+    PyObject *limit = verb_slot(call->verb, call->conn, ITS_LIMIT);
 
     if (call->begun || !limit || limit == Py_None) {
         return 1;
@@ -174,7 +168,7 @@ span_of(const Receive *call)
 static long
 patience_of(const Receive *call)
 {
-    PyObject *patience = slot(call->verb, call->conn, ITS_PATIENCE);
+    PyObject *patience = verb_slot(call->verb, call->conn, ITS_PATIENCE);
 
     return patience ? PyLong_AsLong(patience) : CAREFULLY;
 }
@@ -211,7 +205,7 @@ give_way(const Receive *call, struct pollfd *input, int tried)
 static int
 wait_a_moment(Receive *call, struct pollfd *watched, nfds_t count, int tried)
 {
-    PyObject *waited = slot(call->verb, call->conn, ITS_WAITED), *limit, *moment;
+    PyObject *waited = verb_slot(call->verb, call->conn, ITS_WAITED), *limit, *moment;
     int found;
     long milliseconds;
 
@@ -268,7 +262,7 @@ end_waiting(const Core *core, int found)
 static int
 wait_for_input(Receive *call, int tried)
 {
-    PyObject *orders = slot(call->verb, call->conn, ITS_ORDERS);
+    PyObject *orders = verb_slot(call->verb, call->conn, ITS_ORDERS);
     struct pollfd watched[2] = {{.events = POLLIN}, {.events = POLLIN}};
     nfds_t count = 1;
     long how = patience_of(call);
@@ -303,7 +297,7 @@ wait_for_input(Receive *call, int tried)
 static int
 is_ordered(const Receive *call)
 {
-    PyObject *orders = slot(call->verb, call->conn, ITS_ORDERS);
+    PyObject *orders = verb_slot(call->verb, call->conn, ITS_ORDERS);
 
     if (!orders || orders == Py_None) {
         return 0;
@@ -315,15 +309,15 @@ is_ordered(const Receive *call)
 static int
 send_held(Receive *call)
 {
-    PyObject *held = slot(call->verb, call->conn, ITS_GATHERED), *raised;
+    PyObject *held = verb_slot(call->verb, call->conn, ITS_GATHERED), *raised;
     Claim *claim;
     int sent;
 
     if (!core_held(held)) {
         return NOTHING;
     }
-    if (is_ordered(call) || slot(call->verb, call->conn, ITS_UNSENT) != Py_None ||
-        !core_life(call->core)->sends) {
+    if (is_ordered(call) || verb_slot(call->verb, call->conn, ITS_UNSENT) != Py_None ||
+        !core_sends(call->core)) {
         return LEFT;
     }
     claim = take_claim(call->verb, call->conn, ITS_SENDING);
@@ -359,7 +353,7 @@ receive(Receive *call, int straight, size_t most, PyObject **data)
                 return came;
             }
             waited = 1;
-            if (core_life(core)->over || !core_is_plain(core)) {
+            if (core_is_over(core) || !core_is_plain(core)) {
                 return LEFT;
             }
         }
@@ -398,7 +392,7 @@ sync_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     }
     came = receive(&call, 1, (size_t)most, &data);
     if (came == EOF_CAME) {
-        came = core_life(call.core)->over ? LEFT : EOF_CAME;
+        came = core_is_over(call.core) ? LEFT : EOF_CAME;
     }
     end(&call);
     switch (came) {
@@ -456,7 +450,7 @@ sync_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     }
     came = PyErr_Occurred() ? RAISED : receive_message(&call, args, bound, wanted, &data);
     if (came == EOF_CAME) {
-        came = core_life(call.core)->over ? LEFT : EOF_CAME;
+        came = core_is_over(call.core) ? LEFT : EOF_CAME;
     }
     end(&call);
     switch (came) {
@@ -482,11 +476,11 @@ sync_message(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
 static int
 sends_at_once(const Verb *verb, PyObject *conn, const Core *core, PyObject *data)
 {
-    PyObject *unsent = slot(verb, conn, ITS_UNSENT), *handled = NULL;
+    PyObject *unsent = verb_slot(verb, conn, ITS_UNSENT), *handled = NULL;
     int own;
 
     if (!PyBytes_CheckExact(data) || !PyBytes_GET_SIZE(data) || unsent != Py_None ||
-        !core_life(core)->sends) {
+        !core_sends(core)) {
         return 0;
     }
     if (!core->retains) {
@@ -505,7 +499,7 @@ sends_at_once(const Verb *verb, PyObject *conn, const Core *core, PyObject *data
 static int
 ends_at_once(const Verb *verb, PyObject *conn, const Life *life)
 {
-    return slot(verb, conn, ITS_GATHERED) == Py_None && !life->over;
+    return verb_slot(verb, conn, ITS_GATHERED) == Py_None && !life->over;
 }
 
 PyObject *
@@ -558,7 +552,7 @@ sync_send(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names)
     if (!claim) {
         return verb_in_python(verb, args, flagged, names);
     }
-    kept = core_keep_back(core, slot(verb, args[0], ITS_GATHERED), args[1], is_free(verb, args[0]));
+    kept = core_keep_back(core, verb_slot(verb, args[0], ITS_GATHERED), args[1], is_free(verb, args[0]));
     if (kept != GOES_OUT) {
         give_back(claim);
         return kept == KEPT          ? Py_NewRef(Py_None)

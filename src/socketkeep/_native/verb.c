@@ -180,7 +180,7 @@ commits_at_once(const Verb *verb, PyObject *conn)
     }
     core = *its(verb, conn, ITS_CORE);
     held = *its(verb, conn, ITS_GATHERED);
-    if (!core || !held || core_held(held) || !PyObject_TypeCheck(core, verb->state->core) ||
+    if (!core || !held || core_held(held) || !is_core(verb->state, core) ||
         !core_is_plain((Core *)core)) {
         return NULL;
     }

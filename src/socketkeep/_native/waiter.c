@@ -93,11 +93,31 @@ Waiter_forget(Waiter *waiter, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Whether the names of the arguments are those of a callback and its context.  Tasks give the same tuple each
+   time. */
+static int
+is_callback(Waiter *waiter, Py_ssize_t given, PyObject *names)
+{
+    State *state = PyType_GetModuleState(Py_TYPE(waiter));
+
+    if (given != 1 || !names) {
+        return 0;
+    }
+    if (names == state->callback_names) {
+        return 1;
+    }
+    if (PyTuple_GET_SIZE(names) != 1 ||
+        PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "context") != 0) {
+        return 0;
+    }
+    Py_XSETREF(state->callback_names, Py_NewRef(names));
+    return 1;
+}
+
 static PyObject *
 Waiter_add_done_callback(Waiter *waiter, PyObject *const *args, Py_ssize_t given, PyObject *names)
 {
-    if (given != 1 || !names || PyTuple_GET_SIZE(names) != 1 ||
-        PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "context") != 0) {
+    if (!is_callback(waiter, given, names)) {
         PyErr_SetString(PyExc_TypeError, "add_done_callback() takes a callback, and its context");
         return NULL;
     }
