@@ -79,7 +79,8 @@ def listeners_as_told(
     Of none: an older keeper tells nothing, and `config` has one listener.
     """
     encoded = msgspec.msgpack.encode([[*each, *more] for each in settings])
-    return _chosen.chosen_for_listeners(encoded if settings else b"", config, 1)
+    told = encoded if settings else b""
+    return _chosen.chosen_for_listeners(told, [], config, 1)[0]
 
 
 def gathered(

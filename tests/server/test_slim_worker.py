@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
 
 from tests.harness import Server, connect, write_source
 
@@ -40,16 +43,18 @@ print(json.dumps(found))
 #: Modules of others that a worker of the `fork` model imports; what these import is theirs.
 ROOTS: Final = (
     *("__future__", "contextvars", "copy", "dataclasses", "fcntl", "gc", "importlib.util"),
-    *("inspect", "logging", "mmap", "msgspec", "pwd", "resource", "runpy", "select", "signal"),
+    *("inspect", "logging", "mmap", "pwd", "resource", "runpy", "select", "signal"),
     *("socket", "struct", "threading", "traceback", "typing"),
     "json",  # for a log in JSON, which tests read
+    *(("setproctitle",) if find_spec("setproctitle") else ()),
 )
 
 #: Modules of ours, by their folders.
 OURS: Final = {
     "_base": """
         _address _admission _creating _errors _forking _held_signals _importing _log _log_sink
-        _log_users _mistakes _originals _passing _printable _roles _titles _tracebacks
+        _log_users _mistakes _msgpack _originals _passing _plain_structs _printable _roles
+        _structs _titles _tracebacks
     """,
     "_config": "_chosen _kinds _listener_settings",
     "_names": "_naming _pushing",
@@ -63,7 +68,7 @@ OURS: Final = {
     """,
     "_wire": "_channel _inlets _messages _rendezvous _scoreboard _shelves _unsealed",
     "_worker": """
-        _accepting _answers _casting _commitless _crew _entry _environment _fork _fork_hooks
+        _accepting _answers _casting _crew _entry _environment _fork _fork_hooks
         _front _goodbye _handing _handle_backup _hooked _keeper_link _lines _lingering _mail
         _mould _notices _outcome _process _ready _reattach _roster _runaways _settlement
         _shadowing _signals _sync _target _template
@@ -82,12 +87,27 @@ def test_a_fork_worker_has_no_module_that_it_does_not_need(tmp_path: Path) -> No
         check=True,
     )
     of_roots, libraries_of_roots = json.loads(finished.stdout)
-    allowed = {*of_roots, "__main__", "handlers", "setproctitle", "setproctitle._setproctitle"}
+    allowed = {*of_roots, "__main__", "handlers"}
     for folder, names in OURS.items():
         allowed |= {f"socketkeep.{folder}", *(f"socketkeep.{folder}.{n}" for n in names.split())}
     assert set(modules) - allowed == set(), "each child has them too: import them where needed"
-    more = {path for path in set(libraries) - set(libraries_of_roots) if "setproctitle" not in path}
-    assert more == set()
+    assert set(libraries) - set(libraries_of_roots) == set()
+
+
+@pytest.mark.parametrize(
+    ("before", "with_more"),
+    [
+        ("def handle", "from socketkeep import resumable\n@resumable\ndef handle"),
+        ("    conn.send", "    conn.commit(1)\n    conn.send"),
+    ],
+    ids=["resumable", "commits"],
+)
+def test_children_find_what_encodes_states(tmp_path: Path, before: str, with_more: str) -> None:
+    """Each would import it for itself alone, in more time than its connection takes."""
+    source = _HANDLER.replace(before, with_more)
+    with Server(tmp_path, write_source(tmp_path, source), "--model", "fork") as server:
+        modules, _ = _reply(server.address)
+    assert "msgspec" in modules
 
 
 def test_a_template_imports_nothing_for_what_few_servers_have() -> None:

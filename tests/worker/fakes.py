@@ -225,6 +225,7 @@ def a_place(
     environment = _environment.Environment(
         config=config,
         settings=listeners(config, 1),
+        bound_as=list(config.bind),
         access_log=config.access_log,
         connect_log=config.connect_log,
         handler=inspected(handler),

@@ -111,9 +111,9 @@ def _fit(value: object) -> object:
     """Return a value as JSON can have it, whatever it is."""
     if isinstance(value, str | bool | int | None):
         return value
-    import json  # for who logs more than texts and numbers
-
     try:
+        import json  # for who logs more than texts and numbers
+
         json.dumps(value, default=str, allow_nan=False)
     except Exception:  # a circle, keys that are no text, a number that is none
         try:

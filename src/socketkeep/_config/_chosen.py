@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
+from socketkeep._base import _msgpack
 from socketkeep._config._listener_settings import ListenerSettings, TlsSettings
 
 if TYPE_CHECKING:
@@ -33,21 +32,21 @@ class _Chosen(SimpleNamespace):
 
 def chosen(encoded: bytes) -> ServeConfig:
     """Return the options that the keeper has encoded."""
-    return cast("ServeConfig", _Chosen(**msgspec.msgpack.decode(encoded)))
+    return cast("ServeConfig", _Chosen(**_msgpack.unpack(encoded)))
 
 
 def chosen_for_listeners(
-    encoded: bytes, config: ServeConfig, listeners: int
-) -> list[ListenerSettings]:
-    """Return the options of each listener that the keeper has encoded.
+    encoded: bytes, bound_as: list[str], config: ServeConfig, listeners: int
+) -> tuple[list[ListenerSettings], list[str]]:
+    """Return the options of each listener, and the addresses that are bound, as the keeper says.
 
-    An older keeper has not: then `config` says them.
+    An older keeper says neither: then `config` does.
     """
     if not encoded:
-        from socketkeep._config._server_options import listener_settings
+        from socketkeep._config._server_options import bound_addresses, listener_settings
 
-        return listener_settings(config, listeners)
-    return [_settings(values) for values in msgspec.msgpack.decode(encoded)]
+        return listener_settings(config, listeners), bound_addresses(config)
+    return [_settings(values) for values in _msgpack.unpack(encoded)], bound_as
 
 
 def _settings(values: list[Any]) -> ListenerSettings:
@@ -64,7 +63,7 @@ def _tuples(value: Any) -> Any:
 
 def encoded_settings(settings: Sequence[ListenerSettings]) -> bytes:
     """Return what `chosen_for_listeners` takes."""
-    return msgspec.msgpack.encode(settings)
+    return _msgpack.pack(settings)
 
 
 def names_networks(config: ServeConfig, settings: Sequence[ListenerSettings]) -> bool:

@@ -10,11 +10,22 @@ order; `Descriptors` takes the rest.
 """
 
 # Without `from __future__ import annotations`: as texts they would be compiled by each process.
-from collections.abc import Sequence
-from typing import Annotated, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args
+from collections.abc import Callable, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    Union,
+    cast,
+    get_args,
+)
 
-import msgspec
-from msgspec.structs import astuple
+from socketkeep._base import _msgpack
+from socketkeep._base._structs import PLAIN, Struct, astuple
 
 Descriptor: TypeAlias = Annotated[int, "beside the message"]
 Descriptors: TypeAlias = Annotated[Sequence[int], "beside the message"]
@@ -22,7 +33,7 @@ Descriptors: TypeAlias = Annotated[Sequence[int], "beside the message"]
 ABSENT: Final = -1
 
 
-class Message(msgspec.Struct, array_like=True, frozen=True):
+class Message(Struct, array_like=True, frozen=True):
     """Base of all messages; the tag of each is its class's name."""
 
 
@@ -44,6 +55,7 @@ class LoadTarget(Message, frozen=True, tag="Load"):
     ] = []  # listeners that edges accept from; behind the `sockets` come their inlets
     settings: bytes = b""  # the options of the listeners, as `_config/_chosen.py` has them
     idle: dict[str, str] | None = None  # what is wrong with the options, by the way of serving
+    bound_as: list[str] = []  # the listeners as --bind has them, without their options
 
 
 class Loaded(Message, frozen=True, tag="Loaded"):
@@ -431,7 +443,7 @@ class BytesPassed(Message, frozen=True, tag="BytesPassed"):
     given: int
 
 
-class CertificateTold(msgspec.Struct, array_like=True, frozen=True):
+class CertificateTold(Struct, array_like=True, frozen=True):
     """A certificate that an edge has; expires: in seconds of the epoch, 0 for what it has."""
 
     listener: int
@@ -487,7 +499,7 @@ class NameTaken(Message, frozen=True, tag="NameTaken"):
     close: bool
 
 
-class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class Letter(Struct, array_like=True, frozen=True, gc=False):
     """A message that is pushed.
 
     number: the sender's, by which it is answered.  to: from a worker a name or, with `group`, a
@@ -503,7 +515,7 @@ class Letter(msgspec.Struct, array_like=True, frozen=True, gc=False):
     asks: bool = False
 
 
-class PresenceTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class PresenceTold(Struct, array_like=True, frozen=True, gc=False):
     """A connection that has a name, or is in a group, and the node where it is."""
 
     node: str
@@ -516,7 +528,7 @@ class PresenceTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
 BEGUN: Final = 6
 
 
-class LetterTold(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class LetterTold(Struct, array_like=True, frozen=True, gc=False):
     """The outcome of a `Letter`.
 
     outcome: one of `Outcome`; from a worker 0, it has no such connection any more, or `BEGUN`, it
@@ -687,7 +699,6 @@ class _Form(NamedTuple):
     """The form of messages that have descriptors: those stand side by side in it."""
 
     kind: type[Message]
-    encoded: type[msgspec.Struct]  # the same without them
     beside: slice  # the numbers of their fields
     least: int
     most: int  # that have a field each
@@ -700,46 +711,101 @@ class _Form(NamedTuple):
         beside = [n for n, name in enumerate(names) if types[name] in (Descriptor, Descriptors)]
         if not beside:
             return None
-        defaults = kind.__struct_defaults__
-        defaulted = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
-        encoded = msgspec.defstruct(
-            kind.__name__,
-            [
-                (name, types[name], defaulted.get(name, msgspec.NODEFAULT))
-                for n, name in enumerate(names)
-                if n not in beside
-            ],
-            tag=kind.__struct_config__.tag,
-            array_like=True,
-            frozen=True,
-        )
+        defaulted = names[len(names) - len(kind.__struct_defaults__) :]
         single = [names[n] for n in beside if types[names[n]] is Descriptor]
         least = sum(name not in defaulted for name in single)
         place = slice(beside[0], beside[-1] + 1)
-        tag = str(kind.__struct_config__.tag)
-        return cls(kind, encoded, place, least, len(single), len(single) < len(beside), tag)
+        return cls(kind, place, least, len(single), len(single) < len(beside), _tag_of(kind))
 
-    def message(self, parts: msgspec.Struct, fds: Sequence[int], *, lost: bool) -> Message:
-        """Return the message of those parts.  Raises ValueError for another number of descriptors.
+    def message(self, values: Sequence[Any], fds: Sequence[int], *, lost: bool) -> Message:
+        """Return the message of those values.  Raises ValueError for another number of descriptors.
 
         lost: there were more of them, and those did not arrive.
         """
         if (len(fds) < self.least and not lost) or (len(fds) > self.most and not self.rest):
             raise ValueError(f"it came with {len(fds)} descriptors")
-        values, first = astuple(parts), self.beside.start
+        first = self.beside.start
         single = *fds[: self.most], *[ABSENT] * (self.most - len(fds))
         rest = (fds[self.most :],) if self.rest else ()
         return self.kind(*values[:first], *single, *rest, *values[first:])
 
 
-_forms: Final = {kind: form for kind in get_args(AnyMessage) if (form := _Form.of(kind))}
-_of_encoded: Final = {form.encoded: form for form in _forms.values()}
-_plain: Final = [kind for kind in get_args(AnyMessage) if kind not in _forms]
-#: The tags of the messages that this version knows.
-TAGS: Final = frozenset(kind.__struct_config__.tag for kind in (*_forms, *_plain))
+def _tag_of(kind: type[Message]) -> str:
+    return str(kind.__struct_config__.tag)
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Union[(*_of_encoded, *_plain)])
+
+_KINDS: Final[tuple[type[Message], ...]] = get_args(AnyMessage)
+_forms: Final = {kind: form for kind in _KINDS if (form := _Form.of(kind))}
+#: The tags of the messages that this version knows.
+TAGS: Final = frozenset(map(_tag_of, _KINDS))
+
+#: A message, or of one with descriptors its form and the values of its other fields.
+_Read: TypeAlias = Message | tuple[_Form, Sequence[Any]]
+
+
+def _typed() -> tuple[Callable[[Message], bytes], Callable[[bytes | memoryview], _Read]]:
+    """Return what writes messages without descriptors, and what reads all, by msgspec.
+
+    Each value is checked to be of its field's type.
+    """
+    import msgspec
+
+    def without_descriptors(form: _Form) -> type[msgspec.Struct]:
+        kind = form.kind
+        names, types = kind.__struct_fields__, kind.__annotations__
+        defaults = kind.__struct_defaults__
+        defaulted = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+        return msgspec.defstruct(
+            kind.__name__,
+            [
+                (name, types[name], defaulted.get(name, msgspec.NODEFAULT))
+                for name in (*names[: form.beside.start], *names[form.beside.stop :])
+            ],
+            tag=form.tag,
+            array_like=True,
+            frozen=True,
+        )
+
+    forms = {without_descriptors(form): form for form in _forms.values()}
+    plain = [kind for kind in _KINDS if kind not in _forms]
+    # What it decodes to, a type cannot say.
+    decoder: Any = msgspec.msgpack.Decoder(Union[(*forms, *plain)])
+
+    def read(data: bytes | memoryview) -> _Read:
+        message = decoder.decode(data)
+        form = forms.get(type(message))
+        return message if form is None else (form, astuple(message))
+
+    return msgspec.msgpack.Encoder().encode, read
+
+
+def _untyped() -> tuple[Callable[[Message], bytes], Callable[[bytes | memoryview], _Read]]:
+    """Return the same where messages are plain structs; their writer, the keeper, is believed."""
+    from socketkeep._base._plain_structs import ArrayPlan
+
+    plans: Final = {
+        _tag_of(kind): (
+            _forms.get(kind),
+            ArrayPlan(kind, _forms[kind].beside if kind in _forms else slice(0, 0)),
+        )
+        for kind in _KINDS
+    }
+
+    def write(message: Message) -> bytes:
+        return _msgpack.pack((_tag_of(type(message)), *astuple(message)))
+
+    def read(data: bytes | memoryview) -> _Read:
+        tag, *values = _array(data)
+        if tag not in plans:
+            raise ValueError(f"Invalid value {tag!r}")
+        form, plan = plans[tag]
+        read = plan.values(values)
+        return plan.kind(*read) if form is None else (form, read)
+
+    return write, read
+
+
+_write, _read = _typed() if TYPE_CHECKING or not PLAIN else _untyped()
 
 
 def encode(message: Message) -> bytes:
@@ -756,10 +822,9 @@ def split(message: Message) -> tuple[bytes, list[int]]:
     """Return `message` as it goes over a channel, and the descriptors that ride along, in order."""
     form = _forms.get(type(message))
     if form is None:
-        return _encoder.encode(message), []
+        return _write(message), []
     values, beside = astuple(message), form.beside
-    # As the array that `form.encoded` would be.
-    body = _encoder.encode((form.tag, *values[: beside.start], *values[beside.stop :]))
+    body = _msgpack.pack((form.tag, *values[: beside.start], *values[beside.stop :]))
     rest = values[beside.stop - 1] if form.rest else ()
     single = values[beside.start : beside.start + form.most]
     return body, [*[fd for fd in single if fd != ABSENT], *rest]
@@ -782,12 +847,14 @@ def decode(
     no such message, or none with so many descriptors.
     """
     try:
-        message = _decoder.decode(data)
-        form = _of_encoded.get(type(message))
-        if form is not None:
-            message = form.message(message, descriptors, lost=lost)
+        found = _read(data)
+        if type(found) is tuple:
+            form, values = found
+            message = form.message(values, descriptors, lost=lost)
         elif descriptors:
             raise ValueError("it takes no descriptors")
+        else:
+            message = cast("Message", found)
     except (ValueError, RecursionError) as error:  # DecodeError, UnicodeDecodeError
         raise Unreadable(_tag(data), str(error)) from None
     return cast("AnyMessage", message)
@@ -795,7 +862,14 @@ def decode(
 
 def _tag(data: bytes | memoryview) -> str:
     try:
-        found = msgspec.msgpack.decode(data)
+        tag = _array(data)[0]
     except (ValueError, RecursionError):
         return ""
-    return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else ""
+    return tag if isinstance(tag, str) else ""
+
+
+def _array(data: bytes | memoryview) -> list[Any]:
+    found = _msgpack.unpack(data)
+    if not isinstance(found, list) or not found:
+        raise ValueError("Expected `array`")
+    return found

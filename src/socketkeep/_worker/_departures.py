@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sized
 from typing import Final, Protocol
 
-from msgspec import structs
-
 from socketkeep._base import _log
+from socketkeep._base._structs import replace
 from socketkeep._stream import _record as record
 from socketkeep._stream._aio import AsyncConnection
 from socketkeep._stream._lease import Handoff, Order
@@ -112,7 +111,7 @@ class Departures:
         try:
             detached = self._roster.detached(entry, handoff)
             connection = handoff.sock.fileno()
-            self._channel.send_now(structs.replace(detached, connection=connection))
+            self._channel.send_now(replace(detached, connection=connection))
         except ChannelClosed:
             self._loop.call_soon(self._gone)
         except OSError as error:

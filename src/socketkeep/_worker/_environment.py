@@ -30,8 +30,9 @@ _CUT_OFF: Final = 0.75
 class Environment:
     """One worker's: what to serve, on which listeners, and how to reach the keeper.
 
-    `settings` are the options of the listeners.  `access_log` and `connect_log` are options, too; a
-    rehearsal logs nothing.
+    `settings` are the options of the listeners, and `bound_as` the addresses of those that --bind
+    names.  `access_log` and `connect_log` are options, too; a rehearsal logs nothing.
+
     `doors` are what it accepts from, by the listeners' numbers: the listener, or where edges accept
     from that, the inlet by which they pass on what they have.  `wake` is an eventfd that the keeper
     holds too; the handlers in fork children poll it.  `scoreboard_fd` and `rendezvous` are for
@@ -40,6 +41,7 @@ class Environment:
 
     config: ServeConfig
     settings: list[ListenerSettings]
+    bound_as: list[str]
     access_log: bool
     connect_log: bool
     handler: Handler

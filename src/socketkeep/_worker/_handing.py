@@ -8,10 +8,9 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from msgspec import structs
-
 from socketkeep._base import _log
 from socketkeep._base._passing import SURELY_INLINE
+from socketkeep._base._structs import replace
 from socketkeep._stream._lease import Handoff
 from socketkeep._wire._channel import Channel, ChannelClosed
 from socketkeep._wire._messages import ConnectionDetached
@@ -108,7 +107,7 @@ def _offer(channel: Channel, detached: ConnectionDetached, fd: int) -> bool:
     answer, ours = os.pipe2(os.O_CLOEXEC)
     try:
         try:
-            channel.send_now(structs.replace(detached, connection=fd, answer=ours))
+            channel.send_now(replace(detached, connection=fd, answer=ours))
         finally:
             os.close(ours)
         # EOF without a byte: the descriptors did not arrive.

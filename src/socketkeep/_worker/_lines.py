@@ -18,10 +18,9 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-import msgspec
-
 from socketkeep._base import _log
 from socketkeep._base._errors import Busy, HandlerError, SocketkeepError, translate
+from socketkeep._base._structs import replace
 from socketkeep._names._pushing import Endpoint, Present, Published, Pushed, Pushing, PushOutcome
 from socketkeep._stream import _record as record
 from socketkeep._stream._connection import Connection
@@ -340,7 +339,7 @@ class SyncPost:
             self._asked[number] = asked
             try:
                 self._take_answers(line)
-                line.send_now(Push([msgspec.structs.replace(letter, number=number)]))
+                line.send_now(Push([replace(letter, number=number)]))
             except ChannelClosed:
                 self._lose_line()
             except OSError as error:

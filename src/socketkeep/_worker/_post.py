@@ -14,10 +14,9 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
-import msgspec
-
 from socketkeep._base._errors import Busy, HandlerError
 from socketkeep._base._passing import SURELY_INLINE
+from socketkeep._base._structs import replace
 from socketkeep._names._naming import MOST_ENDPOINTS
 from socketkeep._names._pushing import (
     Endpoint,
@@ -368,7 +367,7 @@ class AsyncPost:
             raise Busy(f"refused: {_MOST_ASKED} pushes of this worker are under way: wait for some")
         self._number = number = self._number + 1
         self._asked[number] = asked = _AwaitedPush(self.loop, told, untold)
-        self._letters.append(msgspec.structs.replace(letter, number=number))
+        self._letters.append(replace(letter, number=number))
         self._size += len(letter.data)
         if self._size >= _BATCH:
             self.flush()

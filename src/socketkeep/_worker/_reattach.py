@@ -78,10 +78,6 @@ class Reattach:
             self._listener = None
 
     def _offer(self) -> None:
-        from socketkeep._config._server_options import (
-            bound_addresses,
-        )  # for who has lost its keeper
-
         environment = self._environment
         config, handler = environment.config, environment.handler
         passed = len(environment.listener_names) - len(config.bind)
@@ -97,7 +93,7 @@ class Reattach:
             on_crash=handler.on_crash,
             redeliver=handler.redeliver,
             listeners=environment.listener_names,
-            bound_as=[""] * passed + bound_addresses(config),
+            bound_as=[""] * passed + environment.bound_as,
             scoreboard=environment.scoreboard_fd,
             wake=environment.wake,
             sockets=[one.fileno() for one in environment.listeners if one.fileno() >= 0],

@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from socketkeep._base import _log
+from socketkeep._base import _log, _msgpack
 from socketkeep._base._forking import exempt, fork_keeping, guard, leave, signals_blocked
 from socketkeep._base._held_signals import let_signals_come
 from socketkeep._base._log_users import write_users_lines
@@ -50,7 +50,6 @@ from socketkeep._wire._messages import (
 from socketkeep._wire._rendezvous import HELD, HELD_FD
 from socketkeep._wire._scoreboard import Scoreboard
 from socketkeep._worker._accepting import Siblings, defer_to_edges
-from socketkeep._worker._commitless import never_commits
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._process import mend_process
 from socketkeep._worker._signals import leave_requests_to_keeper, leave_to_keeper
@@ -65,6 +64,9 @@ from socketkeep._worker._target import (
 if TYPE_CHECKING:
     from socketkeep._config._server_options import WorkerModel
     from socketkeep._wire._doorkeeper import Doorkeeper
+
+#: Verbs that encode a state.
+_COMMITS: Final = frozenset({"commit", "reply"})
 
 
 def main(channel_fd: int) -> None:
@@ -104,7 +106,9 @@ class Template:
         self._channel = channel
         self._load = load
         self._config = chosen(load.config)
-        self._settings = chosen_for_listeners(load.settings, self._config, len(load.listeners))
+        self._settings, self._bound_as = chosen_for_listeners(
+            load.settings, load.bound_as, self._config, len(load.listeners)
+        )
         self._limits = names_networks(self._config, self._settings)
         if self._limits or counts_by_address(self._settings):
             import_module("socketkeep._wire._doorkeeper")  # once for all workers
@@ -140,6 +144,8 @@ class Template:
         for path in files_passed_over():
             _log.warning("file named like a standard module, which imports find", path=path)
         self._model: WorkerModel = choose_model(self._handler, self._config.model)
+        if self._has_need_of_msgspec():
+            _msgpack.use_msgspec()  # once for all workers, and for their children
         self._run = runner(self._model)
         self._siblings = Siblings()
         threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
@@ -150,7 +156,7 @@ class Template:
                 *(handler.on_crash, handler.redeliver, handler.on_taken),
                 handler.on_push is not None,
                 handler.on_leaving is not None,
-                handler.resumable and never_commits(handler.call),
+                handler.resumable and _never_commits(handler),
             )
         )
         leave_to_keeper()
@@ -158,6 +164,17 @@ class Template:
         # header and so copies the template's memory page by page.
         gc.collect()
         gc.freeze()
+
+    def _has_need_of_msgspec(self) -> bool:
+        """Return whether states are encoded, many messages, or what an edge tells."""
+        handler = self._handler
+        code = getattr(handler.call, "__code__", None)
+        return (
+            self._model == "async"
+            or handler.resumable
+            or any(each.tls for each in self._settings)
+            or not _COMMITS.isdisjoint(getattr(code, "co_names", ()))
+        )
 
     def _descriptors(self) -> list[tuple[int, int] | None]:
         """Return what stands behind the numbers of the channel and the listeners."""
@@ -242,6 +259,7 @@ class Template:
             environment = Environment(
                 config=self._config,
                 settings=self._settings,
+                bound_as=self._bound_as,
                 access_log=self._config.access_log,
                 connect_log=self._config.connect_log,
                 handler=self._handler,
@@ -272,6 +290,12 @@ class Template:
             _log.catch_up()
             # Not sys.exit: exit handlers and buffers are the template's, and would run twice.
             leave(status)
+
+
+def _never_commits(handler: Handler) -> bool:
+    from socketkeep._worker._commitless import never_commits
+
+    return never_commits(handler.call)
 
 
 def _killed(status: int) -> str:

@@ -17,7 +17,7 @@ from socketkeep._config._capacity import soft_limit
 from socketkeep._config._chosen import encoded_settings
 from socketkeep._config._needs import idle_options
 from socketkeep._config._renewal import Renewal
-from socketkeep._config._server_options import ServeConfig, listener_settings
+from socketkeep._config._server_options import ServeConfig, bound_addresses, listener_settings
 from socketkeep._keeper.loop._children import ChildWatch
 from socketkeep._keeper.loop._reactor import Reactor
 from socketkeep._keeper.loop._system import Exit, System
@@ -192,6 +192,7 @@ class Templates:
                 inlets=list(self._inlets),
                 settings=encoded_settings(listener_settings(config, len(self._listeners))),
                 idle=idle_options(config),
+                bound_as=bound_addresses(config),
             )
         )
 
