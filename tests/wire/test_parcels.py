@@ -130,17 +130,23 @@ def test_a_message_of_another_kind_is_none(read: Any) -> None:
 
 
 @on_each_writer
-@given(_plain, st.integers(1, 2**32), st.sampled_from(["parked", "pushed"]), st.booleans())
+@given(
+    _plain,
+    st.integers(1, 2**32),
+    st.sampled_from(["parked", "pushed", "crash"]),
+    st.booleans(),
+    st.booleans(),
+)
 def test_the_next_worker_gets_the_same(
-    attach: Any, parked: Any, epoch: int, why: str, taken: bool
+    attach: Any, parked: Any, epoch: int, why: str, returnable: bool, taken: bool
 ) -> None:
-    payload = attach(encoded(parked), epoch, why, taken)
+    payload = attach(encoded(parked), epoch, why, returnable, taken)
     got = decoded(payload, (9,))
     assert got == message(
         *("Attach", _ID, epoch, why, parked.listener, parked.peer, parked.state, b""),
         *(parked.accepted_at, parked.bytes_in, parked.bytes_out, 9),
         kept=True,
-        returnable=True,
+        returnable=returnable,
         taken=taken,
     )
 
@@ -149,7 +155,7 @@ def test_the_next_worker_gets_the_same(
 @pytest.mark.parametrize("payload", [b"", b"\0", encoded(message("Free"))])
 def test_what_is_no_parcel_is_given_to_nobody(attach: Any, payload: bytes) -> None:
     with pytest.raises(ValueError, match="no parcel"):
-        attach(payload, 2, "parked", True)
+        attach(payload, 2, "parked", True, True)
 
 
 def given_to_a_worker(**more: Any) -> Any:

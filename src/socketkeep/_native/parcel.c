@@ -386,15 +386,16 @@ parcel_attach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t giv
     Parcel parcel;
     Piece why;
     unsigned long long epoch;
-    int taken;
+    int returnable, taken;
     char *at;
 
-    if (given != 4 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "attach_parcel() takes a payload, an epoch, a text, and a flag");
+    if (given != 5 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "attach_parcel() takes a payload, an epoch, a text, and two flags");
         return NULL;
     }
     epoch = PyLong_AsUnsignedLongLong(args[1]);
-    taken = PyObject_IsTrue(args[3]);
+    returnable = PyObject_IsTrue(args[3]);
+    taken = PyObject_IsTrue(args[4]);
     if (PyErr_Occurred()) {
         return NULL;
     }
@@ -414,7 +415,9 @@ parcel_attach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t giv
     at = write_number(at, epoch);
     at = write_text(at, why);
     at = write_bytes(at, parcel.common.whole.bytes, parcel.common.whole.size);
-    at = write_bytes(at, NO YES YES BEFORE_TAKEN, 3 + sizeof BEFORE_TAKEN - 1);
+    at = write_bytes(at, NO YES, 2); /* redelivered, kept */
+    at = write_bytes(at, returnable ? YES : NO, 1);
+    at = write_bytes(at, BEFORE_TAKEN, sizeof BEFORE_TAKEN - 1);
     at = write_bytes(at, taken ? YES : NO, 1);
     at = write_bytes(at, END_OF_ATTACH, sizeof END_OF_ATTACH - 1);
     _PyBytes_Resize(&payload, at - PyBytes_AS_STRING(payload));

@@ -108,7 +108,7 @@ def read_in_python(
     return None if found is None else (found, message.epoch, message.active_at)
 
 
-def attach_in_python(payload: bytes, epoch: int, why: str, taken: bool) -> bytes:
+def attach_in_python(payload: bytes, epoch: int, why: str, returnable: bool, taken: bool) -> bytes:
     """Return the payload of the `Attach` by which a worker gets the connection of a parcel.
 
     Its descriptor rides beside it.  The keeper goes on holding a handle of it.  Raises ValueError
@@ -131,7 +131,7 @@ def attach_in_python(payload: bytes, epoch: int, why: str, taken: bool) -> bytes
         message.bytes_out,
         ABSENT,
         kept=True,
-        returnable=True,
+        returnable=returnable,
         taken=taken,
     )
     return b"\0" + encode(attach)

@@ -73,7 +73,7 @@ from socketkeep._wire._messages import (
     Registered,
     StartTls,
 )
-from socketkeep._wire._parcels import read_parcel
+from socketkeep._wire._parcels import pack_parcel, read_parcel
 from socketkeep._wire._scoreboard import connection_id, id_of, keep_token
 
 if TYPE_CHECKING:  # for who is behind a proxy
@@ -973,15 +973,15 @@ class Connections:
             self.connection_table.forget(held)
             self._closer.close(held.sock, self._changed)
             return
-        handoff = self._handoff(
-            held.id,
-            row,
-            held.handoff.listener,
-            held.handoff.peer,
-            worker.scoreboard.state(held.row),
-            held.handoff.proxy,
-            checked(worker.scoreboard.reply(held.row)),
-        )
+        state = worker.scoreboard.state(held.row)
+        reply = checked(worker.scoreboard.reply(held.row))
+        before = held.handoff
+        about = held.id, row, before.listener, before.peer, state
+        handoff: ConnectionDetached | bytes | None = None
+        if not (reply or before.proxy):
+            handoff = self._parcel(*about, held.row)
+        if handoff is None:
+            handoff = self._handoff(*about, before.proxy, reply)
         row[record.ENDED] = End.DETACHED  # settled here, whatever becomes of it
         self._judge(worker, held, row[record.STATUS], handoff, in_row=True)
 
@@ -990,17 +990,21 @@ class Connections:
         worker: Worker,
         held: HeldConnection,
         status: int,
-        handoff: ConnectionDetached,
+        handoff: ConnectionDetached | bytes,
         *,
         in_row: bool = False,
     ) -> None:
         """Resume a connection whose owner died, or end it.
 
+        handoff: a parcel, where that says all.
         in_row: the owner was the worker, and what it had of it stands in its row.
         """
         held.ownership.owner_died()
         self.connection_table.disown(held, worker.serial)
-        held.handoff = handoff
+        if isinstance(handoff, bytes):
+            held.parcel = handoff
+        else:
+            held.handoff = handoff
         now = self._reactor.clock()
         fate, held.deaths = judge(
             status, worker.policy, held.deaths, now, self._config.poison_limit
@@ -1113,6 +1117,17 @@ class Connections:
         self._closer.close(held.sock, drained)
         self._changed()
 
+    def _parcel(
+        self, name: str, row: Record, listener: int, peer: str, state: bytes | None, number: int
+    ) -> bytes | None:
+        """Return what a row says as a parcel; None: it is more than fits in one."""
+        bytes_in = row[record.BYTES_IN]
+        amounts = row[record.ACCEPTED_AT], bytes_in, row[record.BYTES_OUT], row[record.ACTIVE_AT]
+        if not bytes_in or max(amounts) > _LARGEST or record.deadline_in(row):
+            return None
+        parcel = pack_parcel(name, row[record.EPOCH], listener, peer, state, *amounts, number)
+        return None if parcel is None or len(parcel) >= WORTH_IT else parcel
+
     def _handoff(
         self,
         name: str,
@@ -1144,13 +1159,14 @@ class Connections:
 
 def _edge_counts(held: HeldConnection) -> bool:
     """Return whether how much has passed is to be asked of an edge: nobody else has counted it."""
-    unknown = held.handoff.taken_in < 0
-    return unknown and bool(held.handoff.proxy) and held.sock.family == socket.AF_UNIX
+    if not held.proxy:
+        return False
+    return held.handoff.taken_in < 0 and held.sock.family == socket.AF_UNIX
 
 
 def _is_reply_unknown(held: HeldConnection) -> bool:
     """Return whether a reply was on its way of which no edge has told how much has gone out."""
-    return bool(held.handoff.reply) and _edge_counts(held)
+    return _edge_counts(held) and bool(held.handoff.reply)
 
 
 class _Unowned:

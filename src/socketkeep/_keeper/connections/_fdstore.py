@@ -281,7 +281,7 @@ class FdStore:
 
         told: a row of a scoreboard that is stored says how far it is, so that it needs no handoff.
         """
-        if held.handoff.proxy and self._ends_with_edge(held):
+        if held.proxy and self._ends_with_edge(held):
             return
         if self._put_whole(held, told):
             self._unheld.pop(held.id, None)
@@ -309,9 +309,9 @@ class FdStore:
         epoch = held.ownership.epoch
         if not held.stored_as and self.add(f"{CONNECTION}{held.id}.{epoch}", held.sock.fileno()):
             held.stored_as = epoch
-        if held.stored_as and held.handoff.proxy and not held.header_as:
+        if held.stored_as and held.proxy and not held.header_as:
             self._store_header(held, epoch)
-        if not held.stored_as or (held.handoff.proxy and not held.header_as):
+        if not held.stored_as or (held.proxy and not held.header_as):
             return False
         self.call(held)
         unowned = held.ownership.state in _UNOWNED and not told
@@ -394,7 +394,7 @@ class FdStore:
 
     def _store_header(self, held: HeldConnection, epoch: int) -> None:
         """Store what stands in no row of a scoreboard; it stays the same, whoever has it."""
-        if self._store_data(held, f"{HEADER}{held.id}.{epoch}", held.handoff.proxy):
+        if self._store_data(held, f"{HEADER}{held.id}.{epoch}", held.proxy):
             held.header_as = epoch
 
     def _store_data(self, held: HeldConnection, name: str, data: bytes) -> bool:

@@ -180,9 +180,10 @@ class Moves:
         self._count_wait(held)
         if self._stays(held):
             held.row = message.row
-            # The worker has them: of one that is owned they count no more.
-            msgspec.structs.force_setattr(held.handoff, "unread", b"")
-            msgspec.structs.force_setattr(held.handoff, "state", None)
+            if held.parcel is None:
+                # The worker has them: of one that is owned they count no more.
+                msgspec.structs.force_setattr(held.handoff, "unread", b"")
+                msgspec.structs.force_setattr(held.handoff, "state", None)
             self._connection_table.put(held)
         else:
             self._connection_table.forget(held)
@@ -306,11 +307,12 @@ class Moves:
         parcel = held.parcel
         taken = self._is_taken(held, parcel)
         known = self.post.names.by_id.get(held.id) if self.post is not None else None
-        if known is not None or held.redelivered or not taken:
+        if known is not None or held.redelivered or not self._stays(held):
             parcel = None
         try:
             if parcel is not None:
-                payload = attach_parcel(parcel, epoch, held.why, True)
+                returnable = self._connection_table.store is None
+                payload = attach_parcel(parcel, epoch, held.why, returnable, taken)
                 worker.link.send_payload(payload, held.sock.fileno())
             else:
                 self._send(held, worker, known, taken=taken)

@@ -68,6 +68,11 @@ class HeldConnection(ConnectionRecord):
         self._handoff = parcel
 
     @property
+    def proxy(self) -> bytes:
+        """The PROXY header that it began with."""
+        return b"" if self.parcel is not None else self.handoff.proxy
+
+    @property
     def unread_size(self) -> int:
         """Return how many bytes came with it that no worker has dealt with."""
         return 0 if isinstance(self._handoff, bytes) else len(self._handoff.unread)
@@ -191,7 +196,8 @@ class ConnectionTable:
         owner = held.ownership.worker
         if held.ownership.state is OwnershipState.OWNED and owner is not None:
             self._owned.setdefault(owner, {})[held.id] = held
-        if self.store is not None and not held.handoff.header_by:  # else it has not begun
+        begun = held.parcel is not None or not held.handoff.header_by
+        if self.store is not None and begun:
             self.store.put(held, told=held.id in self._told_by_rows)
         if self._told_by_rows and held.ownership.state is not OwnershipState.MOVING:
             self._is_told(held.id)
