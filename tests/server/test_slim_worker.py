@@ -66,7 +66,7 @@ OURS: Final = {
         _lease _ledger _lifecycle _log_fields _modes _record _replies _shell _totals _transport
         _waiting
     """,
-    "_wire": "_channel _inlets _messages _rendezvous _scoreboard _shelves _unsealed",
+    "_wire": "_channel _inlets _messages _parcels _rendezvous _scoreboard _shelves _unsealed",
     "_worker": """
         _accepting _answers _casting _crew _entry _environment _fork _fork_hooks
         _front _goodbye _handing _handle_backup _hooked _keeper_link _lines _lingering _mail
