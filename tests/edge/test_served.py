@@ -244,8 +244,8 @@ def test_who_speaks_no_tls_and_who_does_where_none_is(tmp_path: Path) -> None:
                 sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 while sock.recv(100):
                     pass
-        assert len(server.find("TLS handshake failed", reason="no_tls")) == 1
         line = server.wait_event("TLS handshake failed")
+        assert len(server.find("TLS handshake failed", reason="no_tls")) == 1
         assert "it speaks no TLS" in line["why"]
         assert line["listener"] == server.address
         server.wait_until(lambda: server.status()["edges"]["failed"] == {"no_tls": 20}, "counted")
@@ -282,6 +282,7 @@ def test_half_done_handshakes_are_bounded(tmp_path: Path) -> None:
             for sock in silent:
                 sock.settimeout(20)
                 assert sock.recv(1) == b""
+            server.wait_event("TLS handshake failed", reason="late")
             assert len(server.find("TLS handshake failed", reason="late")) == 1
         finally:
             for sock in silent:

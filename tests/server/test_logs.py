@@ -511,4 +511,5 @@ def test_handler_exception(tmp_path: Path, model: str) -> None:
         server.wait_until(lambda: server.status()["totals"]["closed"] == 2, "both ended")
         totals = server.status()["totals"]
         assert (totals["handler_errors"], totals["worker_deaths"]) == (1, 0)
+        server.wait_event("handler failed")
         assert len(server.find("handler failed")) == 1

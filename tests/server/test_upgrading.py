@@ -154,7 +154,7 @@ def test_a_version_that_cannot_take_over(
         assert (status["version"], status["generation"], status["state"]) == ("1.0", 1, "running")
         assert [each["pid"] for each in server.workers()] == [each["pid"] for each in workers]
         assert ask(peer, "b") == "2 b v0"
-    assert server.find("upgrade refused")
+    server.wait_event("upgrade refused")
 
 
 def test_when_the_reload_fails_the_old_workers_serve_on(server: Server, versions: Versions) -> None:

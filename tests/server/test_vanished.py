@@ -54,6 +54,7 @@ def test_parked_or_served_or_spoken_to(tmp_path: Path) -> None:
         cut = time.monotonic()
         server.wait_until(lambda: server.status()["connections"]["open"] == 0, "all over")
         assert 1 < time.monotonic() - cut < IN_ALL + LATE
+        server.wait_event("connection", count=3)
         assert [end["why"] for end in server.find("connection")] == ["the peer took too long"] * 3
         assert not server.find("handler failed")
         for peer in peers:
