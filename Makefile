@@ -145,7 +145,7 @@ test-unit: setup ## the tests that start no process: for the inner loop, in less
 # What the interpreter itself leaves at its end is no leak of ours; tests/native looks for those.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g
-SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py rows.py sync_verbs.py flow.py) tests/stream \
+SANITIZE_ARGS ?= $(addprefix tests/native/test_,traces.py leaks.py claim.py rows.py sync_verbs.py serving.py flow.py) tests/stream \
 	tests/inspect/test_descriptors.py $(addprefix tests/wire/test_,passing.py inlets.py parcels.py) $(addprefix tests/worker/test_,fork.py casting.py) \
 	$(addprefix tests/edge/test_,relay.py process.py) $(addprefix tests/guard/test_,program.py sidecar.py) \
 	$(addprefix tests/library/test_,buffer.py framing.py crash_order.py)

@@ -1,6 +1,6 @@
 # Each name is the twin, in C, of one in Python.
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 _Packet = TypeVar("_Packet")
@@ -208,6 +208,10 @@ class Caster:
         shelf: Any,
         /,
     ) -> Any: ...
+
+class HandlerRunner:
+    def __new__(cls, handling: Any, call: Any, ended: Any, /) -> Self: ...
+    def serve(self, entry: Any, conn: Any, /) -> Coroutine[Any, Any, None]: ...
 
 class ForkServer:
     running: int

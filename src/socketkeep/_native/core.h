@@ -53,6 +53,8 @@ typedef struct {
     PyTypeObject *rows;
     PyTypeObject *caster;
     PyTypeObject *brief_lease;
+    PyTypeObject *runner;
+    PyTypeObject *serving;
     PyTypeObject *flow;
     PyTypeObject *relay_loop;
     PyObject *plaintext;   /* where each flow's plaintext passes through, and how much at most */
@@ -698,6 +700,10 @@ extern PyType_Spec brief_lease_spec;
 /* The socket of a descriptor, which it has from there on; a closed one where that is -1, or none of a socket. */
 PyObject *caster_socket(PyObject *caster, int fd);
 PyObject *caster_transport(PyObject *caster, PyObject *sock);
+
+/* serving.c */
+extern PyType_Spec runner_spec;
+extern PyType_Spec serving_spec;
 
 /* fork.c */
 extern PyType_Spec fork_server_spec;

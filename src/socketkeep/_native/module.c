@@ -114,6 +114,8 @@ execute(PyObject *module)
         add_type(module, &rows_spec, &state->rows) < 0 ||
         add_type(module, &caster_spec, &state->caster) < 0 ||
         add_type(module, &brief_lease_spec, &state->brief_lease) < 0 ||
+        add_type(module, &runner_spec, &state->runner) < 0 ||
+        add_type(module, &serving_spec, &state->serving) < 0 ||
         add_type(module, &flow_spec, &state->flow) < 0 ||
         add_type(module, &relay_loop_spec, &state->relay_loop) < 0 || flow_prepare(state) < 0) {
         return -1;
@@ -153,6 +155,8 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->callback_names);
     Py_VISIT(state->caster);
     Py_VISIT(state->brief_lease);
+    Py_VISIT(state->runner);
+    Py_VISIT(state->serving);
     Py_VISIT(state->flow);
     Py_VISIT(state->relay_loop);
     return 0;
@@ -185,6 +189,8 @@ clear(PyObject *module)
     Py_CLEAR(state->rows);
     Py_CLEAR(state->caster);
     Py_CLEAR(state->brief_lease);
+    Py_CLEAR(state->runner);
+    Py_CLEAR(state->serving);
     Py_CLEAR(state->flow);
     Py_CLEAR(state->relay_loop);
     Py_CLEAR(state->plaintext);

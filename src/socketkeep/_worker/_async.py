@@ -7,14 +7,14 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     suppress,
 )
-from typing import Final
+from typing import Any, Final
 from weakref import ref
 
 from socketkeep._base import _log
@@ -50,6 +50,7 @@ from socketkeep._worker._departures import Departures, MoveWindow
 from socketkeep._worker._entry import Entry
 from socketkeep._worker._environment import Environment
 from socketkeep._worker._handle_backup import HandleBackups
+from socketkeep._worker._handler_runner import make_runner
 from socketkeep._worker._hooked import awaited
 from socketkeep._worker._keeper_link import IDLE, KeeperLink
 from socketkeep._worker._outcome import note_end, note_exception, note_tls, was_detached
@@ -180,6 +181,8 @@ class AsyncWorker:
         self._serving: dict[Entry, AsyncConnection] = {}
         self._crew = self._serving.values()
         self._call = environment.handler.call
+        self._runner = make_runner(handling, self._call, self._ended)
+        self._completion = make_runner(handling, self._call_after_reply, self._ended)
         self._name = environment.handler.name  # of all tasks: to number them takes memory of each
         self._offers = HandleBackups(self._serving.__contains__)
         self.roster.offered = self._offer
@@ -441,7 +444,8 @@ class AsyncWorker:
                 conn.begin_tending()
         if self._connect_log:
             self.roster.log_begin(entry)
-        entry.task = self._loop.create_task(self._handle(entry, conn), name=self._name)
+        runner = self._completion if entry.lease.reply else self._runner
+        entry.task = self._loop.create_task(runner.serve(entry, conn), name=self._name)
         self._serving[entry] = conn
         if entry.offer is not None:
             self._offers.add(entry, entry.offer)
@@ -452,38 +456,54 @@ class AsyncWorker:
         if entry.offer is not None:
             self._offers.add(entry, entry.offer)
 
-    async def _handle(self, entry: Entry, conn: AsyncConnection) -> None:
-        handling.set(conn)
+    async def _call_after_reply(self, conn: AsyncConnection) -> None:
+        """Call the handler where a worker has died in the middle of a reply."""
+        await conn.complete_reply()
+        await self._call(conn)
+
+    def _ended(
+        self, entry: Entry, conn: AsyncConnection, error: BaseException | None
+    ) -> Coroutine[Any, Any, None] | None:
+        """End the connection after its handler; return what is still to be awaited.
+
+        error: what it has raised; it is the one that is handled.
+        """
+        if os.getpid() != self._pid:
+            end_forked(self._name, self._environment.scoreboard, error)
+        if self._serving.get(entry) is not conn:
+            return None  # it was gone on with, without the handler
         try:
-            try:
-                if entry.lease.reply:
-                    await conn.complete_reply()
-                await self._call(conn)
-                if os.getpid() != self._pid:
-                    end_forked(self._name, self._environment.scoreboard, None)
-            except Unfit:
-                raise  # it cannot be served
-            except BaseException as error:
-                if os.getpid() != self._pid:
-                    end_forked(self._name, self._environment.scoreboard, error)
-                if self._serving.get(entry) is not conn:
-                    return
-                if isinstance(error, asyncio.CancelledError) and entry.why == _DISCONNECTED:
-                    pass
-                elif isinstance(error, asyncio.CancelledError) and self._link.order is not None:
-                    entry.why = _TOO_LATE
-                else:
-                    note_exception(error, conn, entry)
-            if self._serving.get(entry) is not conn:  # it was gone on with, without the handler
-                return
-            if self._ends_at_once(entry, conn):
-                self._settle(entry)
-            else:
-                await self._finish(entry, conn)
-        except Exception as error:  # of this connection alone
-            if self._serving.get(entry) is conn:
-                self.roster.cannot_serve(entry, error)
-                self._settle(entry)
+            if error is not None:
+                self._note(entry, conn, error)
+            if not self._ends_at_once(entry, conn):
+                return self._finish_safely(entry, conn)
+            self._settle(entry)
+        except Exception as failure:
+            self._fail(entry, conn, failure)
+        return None
+
+    def _note(self, entry: Entry, conn: AsyncConnection, error: BaseException) -> None:
+        cancelled = isinstance(error, asyncio.CancelledError)
+        if isinstance(error, Unfit):
+            raise error  # it cannot be served
+        if cancelled and entry.why == _DISCONNECTED:
+            return
+        if cancelled and self._link.order is not None:
+            entry.why = _TOO_LATE
+        else:
+            note_exception(error, conn, entry)
+
+    def _fail(self, entry: Entry, conn: AsyncConnection, error: Exception) -> None:
+        """End what cannot be served: this connection alone."""
+        if self._serving.get(entry) is conn:
+            self.roster.cannot_serve(entry, error)
+            self._settle(entry)
+
+    async def _finish_safely(self, entry: Entry, conn: AsyncConnection) -> None:
+        try:
+            await self._finish(entry, conn)
+        except Exception as error:
+            self._fail(entry, conn, error)
 
     def _ends_at_once(self, entry: Entry, conn: AsyncConnection) -> bool:
         """End the connection as most do, if it may be: nothing is to be told, or waited for."""
