@@ -16,12 +16,13 @@ import pytest
 
 from socketkeep import Closed, Connection
 from socketkeep._stream._waiting import ORDERED, READY, WOKEN, Poller, make_orders
-from tests.harness.seam import leased, order_to, shared_words
-from tests.native.cores import on_both
+from tests.harness.seam import FakeDrainSignal, leased, order_to, shared_words
+from tests.native.cores import compiled, on_both
 
 on_each = on_both("kind", Poller, "Poller")
 
 _CHATTER = 100
+_CROWDED = 13  # as `_wire/_scoreboard.py` has it
 
 
 @pytest.fixture
@@ -207,3 +208,37 @@ def test_an_order_in_the_header_is_read_before_each_receive(pair: Pair, retiring
     with pytest.raises(Closed):
         conn.recv(1)
     assert conn.unread == b"b"
+
+
+class _Asked(FakeDrainSignal):
+    """Counts how often it is asked whether a connection that only waits is in the way."""
+
+    times = 0
+
+    @property
+    def full(self) -> bool:
+        self.times += 1
+        return False
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        """It never is."""
+
+
+@pytest.mark.skipif(compiled is None, reason="Python alone asks at each wait")
+def test_how_long_to_wait_before_it_is_parked_is_asked_once_in_that_time(pair: Pair) -> None:
+    signal, header = _Asked(), memoryview(bytearray(256)).cast("Q")
+    orders = make_orders(signal.wake_fd, header)
+    given = leased(record=shared_words(), drain_signal=signal, orders=orders, park_after=30.0)
+    conn = Connection(pair[0], **given)
+    began = time.monotonic()
+    for _ in range(5):
+        _chat(conn, pair[1])
+    spans = (time.monotonic() - began) / 0.02
+    assert 1 <= signal.times <= 1 + spans, "of some fifty waits"
+    header[_CROWDED] = 1  # others wait for a seat: now each wait counts
+    before = signal.times
+    for _ in range(5):
+        _chat(conn, pair[1])
+    assert signal.times - before > 40
+    signal.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -120,57 +120,6 @@ def test_what_fits_exactly(board: Any, room: int) -> None:
         state = b"s" * (room - len(reply))
         board.shelf(0).put(state, reply)
         assert (board.state(0), board.reply(0)) == (state, reply)
-
-
-def test_a_writer_that_dies_at_any_store_has_left_the_earlier_or_the_later(
-    board: Any,
-) -> None:
-    """Both at once: never the state of one and the reply of the other."""
-
-    class Dies(Exception):
-        pass
-
-    def dying(stores: int) -> Callable[[], None]:
-        left = [stores]
-
-        def store() -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Dies
-
-        return store
-
-    for size in (10, 600):
-        before, after = ((b"S" * size, b"R" * size), (b"s" * size, b"r" * size))
-        for stores in range(4):
-            board.shelf(0).put(*before)
-            shelf = board.shelf(0)
-            store = dying(stores)
-            for memory in ("_map", "_words"):
-                setattr(shelf, memory, Watched(getattr(shelf, memory), store))
-            try:
-                shelf.put(*after)
-            except Dies:
-                assert stores < 3
-                assert (board.state(0), board.reply(0)) == before
-            else:
-                assert stores == 3
-                assert (board.state(0), board.reply(0)) == after
-
-
-class Watched:
-    """Memory of which each store is told before it is made."""
-
-    def __init__(self, memory: Any, store: Callable[[], None]) -> None:
-        self._memory = memory
-        self._store = store
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._memory[key]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._store()
-        self._memory[key] = value
 
 
 @given(st.integers(0, 2**64 - 1))

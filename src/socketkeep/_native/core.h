@@ -51,6 +51,7 @@ typedef struct {
     PyTypeObject *line_taker;
     PyTypeObject *fork_server;
     PyTypeObject *rows;
+    PyTypeObject *shelf;
     PyTypeObject *caster;
     PyTypeObject *brief_lease;
     PyTypeObject *runner;
@@ -235,6 +236,16 @@ int inlet_take_header(int fd, unsigned char header[HEADER_MOST], Py_ssize_t size
 PyObject *inlet_pass_on(PyObject *module, PyObject *args);
 PyObject *inlet_ends_of(PyObject *module, PyObject *sock);
 
+/* shelf.c */
+
+/* `STATE_LIMIT` of `_stream/_committed.py`. */
+enum { STATE_LIMIT = 65536 };
+
+extern PyType_Spec shelf_spec;
+
+/* Put a state, None for none, as the method of a shelf of that type; -1: an error is set. */
+int shelf_put(PyObject *shelf, PyObject *state);
+
 /* poller.c */
 typedef struct {
     PyObject_HEAD
@@ -252,13 +263,20 @@ int is_only_thread(void);
 /* READY and WOKEN of `_stream/_waiting.py`. */
 enum { READY = 1, WOKEN = 2 };
 
-/* RETIRE_HOW of `_wire/_scoreboard.py`: the word of its header that is not 0 once there is an order. */
-enum { ORDERED = 10 };
+/* RETIRE_HOW and CROWDED of `_wire/_scoreboard.py`: the words of its header that are not 0 once there is an
+   order, and while connections wait for a seat. */
+enum { ORDERED = 10, CROWDED = 13 };
 
 static inline int
 orders_given(const Orders *orders)
 {
     return orders->words[ORDERED] != 0;
+}
+
+static inline int
+orders_crowded(const Orders *orders)
+{
+    return orders->words[CROWDED] != 0;
 }
 
 /* From now to a moment of the monotonic clock, as poll(2) takes it. */
@@ -450,8 +468,10 @@ typedef struct {
     Ledger *plain_ledger; /* likewise */
     Py_ssize_t receives;  /* since the beginning; -1: no commit is missing */
     int fd;               /* the descriptor, while no socket has it; -1 once it is closed */
-    int unwaited;         /* receives in a row of a sync connection that waited for nothing */
-    int missed;           /* and attempts in a row that found nothing */
+    uint32_t asked_until; /* until then, in milliseconds, `moment` is how many a sync receive may wait */
+    short unwaited;       /* receives in a row of a sync connection that waited for nothing */
+    unsigned char missed; /* and attempts in a row that found nothing */
+    unsigned char moment; /* 0: Python is to say */
     char retains;
     char much;   /* the last receive brought much */
     char direct; /* the transport is the socket itself */

@@ -112,6 +112,7 @@ execute(PyObject *module)
         add_type(module, &line_taker_spec, &state->line_taker) < 0 ||
         add_type(module, &fork_server_spec, &state->fork_server) < 0 ||
         add_type(module, &rows_spec, &state->rows) < 0 ||
+        add_type(module, &shelf_spec, &state->shelf) < 0 ||
         add_type(module, &caster_spec, &state->caster) < 0 ||
         add_type(module, &brief_lease_spec, &state->brief_lease) < 0 ||
         add_type(module, &runner_spec, &state->runner) < 0 ||
@@ -148,6 +149,7 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->line_taker);
     Py_VISIT(state->fork_server);
     Py_VISIT(state->rows);
+    Py_VISIT(state->shelf);
     Py_VISIT(state->encode);
     Py_VISIT(state->sockets);
     Py_VISIT(state->known_core);
@@ -187,6 +189,7 @@ clear(PyObject *module)
     Py_CLEAR(state->line_taker);
     Py_CLEAR(state->fork_server);
     Py_CLEAR(state->rows);
+    Py_CLEAR(state->shelf);
     Py_CLEAR(state->caster);
     Py_CLEAR(state->brief_lease);
     Py_CLEAR(state->runner);

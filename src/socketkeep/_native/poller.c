@@ -234,7 +234,7 @@ Orders_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTuple(args, "iy*:Orders", &wake_fd, &view)) {
         return NULL;
     }
-    if (view.len <= ORDERED * (Py_ssize_t)sizeof(uint64_t) || (uintptr_t)view.buf % sizeof(uint64_t)) {
+    if (view.len <= CROWDED * (Py_ssize_t)sizeof(uint64_t) || (uintptr_t)view.buf % sizeof(uint64_t)) {
         PyBuffer_Release(&view);
         PyErr_SetString(PyExc_ValueError, "the header of a scoreboard has 32 words of 64 bits");
         return NULL;

@@ -22,7 +22,7 @@ enum {
 /* The header's words. */
 enum {
     OPEN = 0, ACCEPTED = 1, CLOSED_COUNT = 2, RESET_COUNT = 3, DETACHED_COUNT = 4, ERRORS_COUNT = 5,
-    LOST_COUNT = 9, CROWDED = 13,
+    LOST_COUNT = 9,
 };
 
 /* What counts a connection, by how it has ended. */

@@ -555,6 +555,20 @@ Core_send(Core *core, PyObject *const *args, Py_ssize_t given)
     return count < 0 ? NULL : PyLong_FromSsize_t(count);
 }
 
+/* Put a state on the shelf. */
+static int
+put_state(Core *core, PyObject *state)
+{
+    PyObject *done;
+
+    if (Py_IS_TYPE(core->shelf, core->state->shelf) && (state == Py_None || PyBytes_Check(state))) {
+        return shelf_put(core->shelf, state);
+    }
+    done = PyObject_CallMethodOneArg(core->shelf, core->state->names[PUT], state);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
 int
 core_commit(Core *core, PyObject *packed)
 {
@@ -567,13 +581,9 @@ core_commit(Core *core, PyObject *packed)
         if (changed < 0) {
             return -1;
         }
-        if (changed) { /* before the status says that it is there */
-            PyObject *put = PyObject_CallMethod(core->shelf, "put", "O", packed);
-
-            if (!put) {
-                return -1;
-            }
-            Py_DECREF(put);
+        /* Before the status says that it is there. */
+        if (changed && put_state(core, packed) < 0) {
+            return -1;
         }
     }
     Py_INCREF(packed);

@@ -13,11 +13,16 @@
 
 #include "core.h"
 
+#include <limits.h>
+
 /* `_patience` of `_stream/_connection.py`: how a receive may wait with less care than Python does. */
 enum { CAREFULLY, UNOFFERED, FOR_A_MOMENT, TO_THE_END };
 
 /* So many attempts in a row that found nothing, and the next receive waits first. */
 enum { MISSES = 4 };
+
+/* `_MUCH` there: under a limit that is no shorter a moment is as long as under none. */
+static const double MUCH = 0.1;
 
 /* What a wait has ended with, beside NOTHING and RAISED: it is for Python to say. */
 enum { LEFT = REFUSED };
@@ -184,6 +189,56 @@ tries(const Receive *call)
            (core->plain_ledger->read || !core->shelf || core->shelf == Py_None);
 }
 
+/* What Python says in place of a number: that it waits itself, or that an error is set. */
+enum { ITSELF = -1, NOT_SAID = -2 };
+
+/* Have Python say for how many milliseconds to wait; 0: others wait for the seat. */
+static long
+ask_for_moment(const Receive *call)
+{
+    PyObject *limit = call->limit < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(call->limit);
+    PyObject *moment = limit ? PyObject_CallMethodOneArg(call->conn, call->verb->state->names[MOMENT], limit)
+                             : NULL;
+    long milliseconds;
+
+    Py_XDECREF(limit);
+    if (!moment) {
+        return NOT_SAID;
+    }
+    milliseconds = moment == Py_None ? ITSELF : PyLong_AsLong(moment);
+    Py_DECREF(moment);
+    return milliseconds < 0 && PyErr_Occurred() ? NOT_SAID : milliseconds;
+}
+
+/* Whether a moment may be used again: it depends on nothing that is over with it, or that cannot be seen here. */
+static int
+lasts(const Receive *call)
+{
+    PyObject *orders = verb_slot(call->verb, call->conn, ITS_ORDERS);
+
+    return patience_of(call) == FOR_A_MOMENT && (call->limit < 0 || call->limit >= MUCH) && orders &&
+           Py_IS_TYPE(orders, call->verb->state->orders) && !orders_crowded((Orders *)orders);
+}
+
+/* For how many milliseconds to wait, as `ask_for_moment`.  An answer is good for as long as it is itself: until
+   then a wait that began with it would go on, too. */
+static long
+moment_of(const Receive *call, double now)
+{
+    Core *core = call->core;
+    uint32_t at = (uint32_t)(uint64_t)(now * 1000);
+    int keeps = lasts(call);
+    long milliseconds;
+
+    if (keeps && core->moment && (int32_t)(core->asked_until - at) > 0) {
+        return core->moment;
+    }
+    milliseconds = ask_for_moment(call);
+    core->moment = keeps && milliseconds > 0 && milliseconds <= UCHAR_MAX ? (unsigned char)milliseconds : 0;
+    core->asked_until = at + core->moment;
+    return milliseconds;
+}
+
 /* Leave, if this is a safe point, since others wait for the seat: RAISED then, LEFT if it is not, and
    NOTHING if there may be something to receive. */
 static int
@@ -205,34 +260,27 @@ give_way(const Receive *call, struct pollfd *input, int tried)
 static int
 wait_a_moment(Receive *call, struct pollfd *watched, nfds_t count, int tried)
 {
-    PyObject *waited = verb_slot(call->verb, call->conn, ITS_WAITED), *limit, *moment;
-    int found;
+    PyObject *waited = verb_slot(call->verb, call->conn, ITS_WAITED);
+    double now;
     long milliseconds;
+    int found;
 
     if (waited && PyObject_IsTrue(waited)) {
         return LEFT;
     }
-    limit = call->limit < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(call->limit);
-    moment = limit ? PyObject_CallMethodOneArg(call->conn, call->verb->state->names[MOMENT], limit) : NULL;
-    Py_XDECREF(limit);
-    if (!moment) {
-        return RAISED;
-    }
-    milliseconds = moment == Py_None ? -1 : PyLong_AsLong(moment);
-    Py_DECREF(moment);
-    if (milliseconds == -1 && PyErr_Occurred()) {
-        return RAISED;
-    }
+    now = core_now();
+    milliseconds = moment_of(call, now);
     if (milliseconds < 0) {
-        return LEFT;
+        return milliseconds == NOT_SAID ? RAISED : LEFT;
     }
     if (milliseconds == 0) {
         return give_way(call, watched, tried);
     }
-    found = wait_for(watched, count, (int)milliseconds, core_now() + (double)milliseconds / 1000);
+    found = wait_for(watched, count, (int)milliseconds, now + (double)milliseconds / 1000);
     if (found == 0) {
         PyObject *seconds = PyFloat_FromDouble((double)milliseconds / 1000);
 
+        call->core->moment = 0;
         if (!seconds || PyObject_SetAttr(call->conn, call->verb->state->names[WAITED], seconds) < 0) {
             Py_XDECREF(seconds);
             return RAISED;
@@ -361,7 +409,7 @@ receive(Receive *call, int straight, size_t most, PyObject **data)
         if (came != NOTHING) {
             break;
         }
-        core->missed += !waited;
+        core->missed = (unsigned char)(core->missed + !waited);
         tried = !waited;
         waited = 1;
     }
@@ -370,7 +418,7 @@ receive(Receive *call, int straight, size_t most, PyObject **data)
 
         size += straight ? (size_t)PyBytes_GET_SIZE(*data) : 0;
         if (!waited) {
-            core->unwaited += size >= LARGE_HELPING ? HELPINGS : 1;
+            core->unwaited = (short)(core->unwaited + (size >= LARGE_HELPING ? HELPINGS : 1));
         }
         if (!waited || size >= LARGE_HELPING) {
             core->missed = 0;

@@ -138,9 +138,6 @@ Verb_set_name(Verb *verb, PyObject *args)
 
 /* A commit, of any connection. */
 
-/* `STATE_LIMIT` of `_stream/_committed.py`. */
-enum { STATE_LIMIT = 65536 };
-
 static PyObject **
 its(const Verb *verb, PyObject *conn, int slot)
 {

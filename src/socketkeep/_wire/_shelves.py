@@ -15,6 +15,7 @@ import mmap
 from contextlib import suppress
 from typing import Final
 
+from socketkeep import _native
 from socketkeep._base._passing import Unfit
 from socketkeep._stream._committed import STATE_LIMIT
 from socketkeep._stream._record import STATE, Record
@@ -83,6 +84,9 @@ class StatePlace:
         self._words[STATE] = (size + 1) << _OFFSET_BITS | offset
 
 
+_make_place: Final = _native.compiled_or(StatePlace, "StatePlace")
+
+
 class Shelves:
     """The states of a scoreboard's rows, from the offset `start` of its mapping on."""
 
@@ -95,7 +99,7 @@ class Shelves:
     def place(self, row: int, words: Record) -> StatePlace:
         """Return the place of a row's state; `words` are the row."""
         small = self._small + row * _SMALL_ROW
-        return StatePlace(self._map, words, small, self._large + row * _LARGE_ROW)
+        return _make_place(self._map, words, small, self._large + row * _LARGE_ROW)
 
     def get(self, word: int) -> bytes | None:
         """Return the state that `word` names.  Raises Unfit when there is no room for one."""
