@@ -22,7 +22,7 @@ enum {
     READ_BYTES, WRITE, UNWRAP, CUT, RESET_WORD, TRUNCATED_WORD, END_IN, READ_FAILED, REFUSE,
     WORKER_ENDED, FINISH_OUT,
     CLOSED_STATE, HOOKS, REACTOR, CANCEL_TIMERS,
-    END_ON, FLUSH, GIVE_WAY,
+    END_ON, FLUSH, GIVE_WAY, COMMIT, RECEIVE,
     NAMES
 };
 
@@ -52,6 +52,8 @@ typedef struct {
     PyTypeObject *fork_server;
     PyTypeObject *rows;
     PyTypeObject *shelf;
+    PyTypeObject *iteration;
+    PyTypeObject *async_iteration;
     PyTypeObject *caster;
     PyTypeObject *brief_lease;
     PyTypeObject *runner;
@@ -575,6 +577,10 @@ core_failed(const Core *core)
 {
     return core->failure && core->failure != Py_None;
 }
+
+/* iteration.c */
+extern PyType_Spec iteration_spec;
+extern PyType_Spec async_iteration_spec;
 
 /* messages.c */
 extern PyType_Spec line_taker_spec;

@@ -80,6 +80,8 @@ static const char *const NAMED[NAMES] = {
     [HOOKS] = "hooks",
     [REACTOR] = "reactor",
     [CANCEL_TIMERS] = "_cancel_timers",
+    [COMMIT] = "commit",
+    [RECEIVE] = "_receive",
     [END_ON] = "_end_on",
     [FLUSH] = "flush",
     [GIVE_WAY] = "_give_way",
@@ -113,6 +115,8 @@ execute(PyObject *module)
         add_type(module, &fork_server_spec, &state->fork_server) < 0 ||
         add_type(module, &rows_spec, &state->rows) < 0 ||
         add_type(module, &shelf_spec, &state->shelf) < 0 ||
+        add_type(module, &iteration_spec, &state->iteration) < 0 ||
+        add_type(module, &async_iteration_spec, &state->async_iteration) < 0 ||
         add_type(module, &caster_spec, &state->caster) < 0 ||
         add_type(module, &brief_lease_spec, &state->brief_lease) < 0 ||
         add_type(module, &runner_spec, &state->runner) < 0 ||
@@ -150,6 +154,8 @@ traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->fork_server);
     Py_VISIT(state->rows);
     Py_VISIT(state->shelf);
+    Py_VISIT(state->iteration);
+    Py_VISIT(state->async_iteration);
     Py_VISIT(state->encode);
     Py_VISIT(state->sockets);
     Py_VISIT(state->known_core);
@@ -190,6 +196,8 @@ clear(PyObject *module)
     Py_CLEAR(state->fork_server);
     Py_CLEAR(state->rows);
     Py_CLEAR(state->shelf);
+    Py_CLEAR(state->iteration);
+    Py_CLEAR(state->async_iteration);
     Py_CLEAR(state->caster);
     Py_CLEAR(state->brief_lease);
     Py_CLEAR(state->runner);

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Never, Self, TypeAlias, TypeVar, cast
 
+from socketkeep import _native
 from socketkeep._base._errors import (
     Busy,
     Closed,
@@ -632,7 +633,7 @@ class AsyncConnection(Shell):
         check_bound(max)
         take = line_taker(self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
-        return _AsyncIteration(self, "lines", take, max, at_end, commit, timeout)
+        return _iterate(self, "lines", take, max, at_end, commit, timeout)
 
     def recv_frame(
         self,
@@ -689,7 +690,7 @@ class AsyncConnection(Shell):
         size = prefix_size(prefix, byteorder)
         take = partial(take_frame, self.core.buffer, size, byteorder)
         at_end = self._at_end_of("frames")
-        return _AsyncIteration(self, "frames", take, max, at_end, commit, timeout)
+        return _iterate(self, "frames", take, max, at_end, commit, timeout)
 
     async def send_frame(
         self,
@@ -751,7 +752,7 @@ class AsyncConnection(Shell):
         check_bound(max)
         take = partial(take_netstring, self.core.buffer)
         at_end = self._at_end_of("netstrings")
-        return _AsyncIteration(self, "netstrings", take, max, at_end, commit, timeout)
+        return _iterate(self, "netstrings", take, max, at_end, commit, timeout)
 
     async def send_netstring(
         self, data: Data, max: int | None = None, *, timeout: float | None = None
@@ -1465,6 +1466,9 @@ class _AsyncIteration:
         if message is None:
             raise StopAsyncIteration
         return message
+
+
+_iterate: Final = _native.compiled_or(_AsyncIteration, "_AsyncIteration")
 
 
 # iteration: end

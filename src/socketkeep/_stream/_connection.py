@@ -699,7 +699,7 @@ class Connection(Shell):
         check_bound(max)
         take = line_taker(self.core.buffer, keepends)
         at_end = partial(self.core.buffer.take, max)
-        return _Iteration(self, "lines", take, max, at_end, commit, timeout)
+        return _iterate(self, "lines", take, max, at_end, commit, timeout)
 
     def recv_frame(
         self,
@@ -756,7 +756,7 @@ class Connection(Shell):
         size = prefix_size(prefix, byteorder)
         take = partial(take_frame, self.core.buffer, size, byteorder)
         at_end = self._at_end_of("frames")
-        return _Iteration(self, "frames", take, max, at_end, commit, timeout)
+        return _iterate(self, "frames", take, max, at_end, commit, timeout)
 
     def send_frame(
         self,
@@ -818,7 +818,7 @@ class Connection(Shell):
         check_bound(max)
         take = partial(take_netstring, self.core.buffer)
         at_end = self._at_end_of("netstrings")
-        return _Iteration(self, "netstrings", take, max, at_end, commit, timeout)
+        return _iterate(self, "netstrings", take, max, at_end, commit, timeout)
 
     def send_netstring(
         self, data: Data, max: int | None = None, *, timeout: float | None = None
@@ -1438,6 +1438,9 @@ class _Iteration:
         if message is None:
             raise StopIteration
         return message
+
+
+_iterate: Final = _native.compiled_or(_Iteration, "_Iteration")
 
 
 # iteration: end
