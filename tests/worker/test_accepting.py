@@ -480,9 +480,14 @@ def test_a_scheduling_policy_that_was_chosen_stays() -> None:
     assert policy_after(be_idle, _accepting.defer_to_edges) == os.SCHED_IDLE
 
 
-def test_the_system_may_forbid_another_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["sched_getscheduler", "sched_setscheduler"])
+def test_the_system_may_forbid_another_policy(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A filter of system calls, say."""
+
     def refuse(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(os, "sched_setscheduler", refuse)
-    assert policy_after(_accepting.defer_to_edges) == os.SCHED_OTHER
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        _accepting.defer_to_edges()
+    assert policy_after() == os.SCHED_OTHER

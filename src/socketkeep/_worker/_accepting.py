@@ -59,8 +59,8 @@ def defer_to_edges() -> None:
     Otherwise the system may switch to this process and back for each message.  A policy that was
     chosen for the server stays, and any does where the system forbids this one.
     """
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
