@@ -149,6 +149,9 @@ def _forks() -> Iterator[Target]:
     for case in ("1 at once", "32 at once", "256 at once"):
         yield Target("d1", "d", case, "Socketkeep fork", "ForkingTCPServer", 1.5)
         yield Target("d1", "d", case, "Socketkeep fork", "tcpserver (execs C)", 0.6)
+        snapshot = "Socketkeep fork, snapshot"
+        yield Target("d1", "d", case, snapshot, "ForkingTCPServer", 1.8)
+        yield Target("d1", "d", case, snapshot, "tcpserver (execs C)", 0.8)
     several = "Socketkeep fork, 16 a process"
     yield Target("d1", "d", "32 at once", several, "ForkingTCPServer", 4)
     yield Target("d2", "d", "1 at once", "Socketkeep fork", "ForkingTCPServer", 0.5, False, "p50")

@@ -125,6 +125,7 @@ def fork_per_connection() -> Work:
             own("fork", "echo"),
             own("fork", "echo", "--child-requests", "16", name="Socketkeep fork, 16 a process"),
             own("fork", "echo", "--spare", "4", name="Socketkeep fork, 4 spare"),
+            own("fork", "echo", "--fork-snapshot", name="Socketkeep fork, snapshot"),
             former(own("fork", "echo")),
             *_of("echo", *names),
         ],

@@ -57,7 +57,7 @@ def test_the_fields_of_the_reports() -> None:
     assert " ".join(status) == (
         "name pid version python uptime state target model keep generation"
         " listeners workers connections totals accepting last_reload waits core edges full"
-        " child_requests spare guard cluster holding"
+        " child_requests spare guard cluster holding fork_snapshot"
     )
     assert " ".join(status["listeners"][0]) == "address backlog queued proxy tls dropped"
     assert " ".join(status["edges"]) == (

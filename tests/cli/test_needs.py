@@ -28,6 +28,7 @@ BESIDE: Final[dict[str, tuple[Any, Flags, Flags]]] = {
     "threads": ("4", {"model": "fork"}, {"model": "thread"}),
     "child_requests": ("4", {"model": "thread"}, {"model": "fork"}),
     "spare": ("2", ASGI, {}),
+    "fork_snapshot": (True, {"model": "prefork"}, {"model": "fork"}),
     "loop": ("asyncio", {"model": "prefork"}, {"model": "async"}),
     "lifespan": ("on", {"asyncio": True}, ASGI),
     "root_path": ("/api", {"protocol": True}, ASGI),

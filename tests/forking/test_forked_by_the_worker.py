@@ -15,6 +15,7 @@ import pytest
 
 from tests.forking.support import PATIENCE
 from tests.harness import Server, connect
+from tests.native.cores import compiled
 
 HANDLER = """
 import atexit, gc, json, logging, os, random, signal, ssl, subprocess, sys, threading, warnings
@@ -121,10 +122,15 @@ def ask(address: str) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["one of two listeners", "alone"])
-@pytest.mark.parametrize("threaded", ["", "1"])
+@pytest.mark.parametrize(
+    ("threaded", "alone", "snapshot"),
+    [
+        *(("", False, False), ("", True, False), ("1", False, False), ("1", True, False)),
+        *(("", False, True), ("", True, True)),
+    ],
+)
 def test_all_is_as_in_a_process_forked_by_the_standard_library(
-    tmp_path: Path, threaded: str, alone: bool
+    tmp_path: Path, threaded: str, alone: bool, snapshot: bool
 ) -> None:
     """alone: C calls the handler, since there is one listener, and nothing to tell of an end."""
     path = tmp_path / "app.py"
@@ -135,10 +141,15 @@ def test_all_is_as_in_a_process_forked_by_the_standard_library(
         tmp_path,
         f"{path}:serve",
         *("-k", "fork", "-w", "1", *([] if alone else ["--access-log"])),
+        *(["--fork-snapshot"] if snapshot else []),
         bind=["127.0.0.1:0", *([] if alone else [f"unix:{tmp_path}/listener"])],
         environment=environment,
     )
     with server:
+        if snapshot:
+            for _ in range(20):
+                ask(server.address)
+            server.wait_event("fork snapshot" if compiled else "no fork snapshot")
         first, second, third = (ask(server.addresses[n]) for n in (0, 0, 0 if alone else 1))
         for told in first, second, third:
             if not alone:
@@ -161,7 +172,8 @@ def test_all_is_as_in_a_process_forked_by_the_standard_library(
         assert first["random"] != second["random"]
         assert first["ssl"] != second["ssl"]
         assert first["descriptors"] == second["descriptors"], "nothing of its siblings is left"
-        server.wait_until(lambda: server.status()["totals"]["closed"] == 3, "all are counted")
+        count = 3 + 20 * snapshot
+        server.wait_until(lambda: server.status()["totals"]["closed"] == count, "all are counted")
     out = printed.read_text()
     for told in first, second:
         assert out.count(f"printed by {told['pid']}") == 1

@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness import Server, connect, read_reply
 from tests.harness.processes import wait_exit
+from tests.native.cores import compiled
 
 HANDLER = """
 import os
@@ -26,6 +27,19 @@ def handle(conn):
         count += 1
         conn.send(b"%d %d\\n" % (count, os.getpid()))
         conn.commit(count)
+"""
+#: A thread that the worker has beside its own.
+THREADED = """
+import threading
+from contextlib import contextmanager
+from socketkeep import Service
+
+@contextmanager
+def lifespan():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    yield
+
+serve = Service(handle, lifespan=lifespan)
 """
 PATIENCE = 10.0
 
@@ -209,3 +223,55 @@ def test_a_reload_and_a_stop_end_those_that_wait(tmp_path: Path) -> None:
             assert spares(server, 1) - old
             server.signal(signal.SIGTERM)
             wait_exit(server.pid, PATIENCE)
+
+
+def worker_pids(server: Server) -> list[int]:
+    return [each["pid"] for each in server.workers() if each["state"] == "ready"]
+
+
+def settle(server: Server) -> None:
+    """Have the workers fork as often as they do before they take a snapshot."""
+    for _ in range(20):
+        with a_peer(server) as peer:
+            ask(peer)
+
+
+def snapshots(worker: int) -> int:
+    return Path(f"/proc/{worker}/maps").read_text().count("socketkeep fork snapshot")
+
+
+@pytest.mark.skipif(compiled is None, reason="a snapshot is taken in C")
+@pytest.mark.parametrize(
+    "options", [(), ("--spare", "2"), ("--child-requests", "4")], ids=["one", "spare", "several"]
+)
+def test_workers_that_fork_from_a_snapshot_give_connections_on(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with serving(tmp_path, "--fork-snapshot", "--keep", "crash", *options) as server:
+        with a_peer(server) as peer:
+            assert ask(peer)[0] == 1
+            settle(server)
+            server.wait_event("fork snapshot")
+            (worker,) = worker_pids(server)
+            assert snapshots(worker) > 0
+            server.wait_until(lambda: server.status()["connections"]["kept"] == 1, "it is kept")
+            os.kill(worker, signal.SIGKILL)
+            assert ask(peer)[0] == 2
+            server.reload()
+            assert ask(peer)[0] == 3
+            server.wait_until(lambda: worker not in worker_pids(server), "another one serves")
+            settle(server)
+            (worker,) = worker_pids(server)
+            server.wait_event("fork snapshot", pid=worker)
+            assert ask(peer)[0] == 4
+        served_by(server)
+
+
+def test_a_worker_that_has_threads_goes_without_a_snapshot(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLER + THREADED)
+    options = ("-k", "fork", "--fork-snapshot", "-w", "1")
+    with Server(tmp_path, f"{tmp_path}/app.py:serve", *options) as server:
+        settle(server)
+        line = server.wait_event("no fork snapshot")
+        assert line["why"] in ("the process has 2 threads", "it needs the compiled core")
+        served_by(server)

@@ -114,3 +114,81 @@ def children() -> set[int]:
     """Return the processes that this one has forked."""
     pid = os.getpid()
     return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+#: By which the worker takes a snapshot.
+CORE = "socketkeep._worker._fork_snapshot.core"
+
+
+class OfMemory:
+    """The compiled core's part of a snapshot."""
+
+    def __init__(self, told: int | Exception) -> None:
+        self.told = told
+        self.asked = 0
+
+    def take_snapshot(self) -> int:
+        self.asked += 1
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+@pytest.mark.skipif(compiled is None, reason="the worker forks in C")
+def test_a_snapshot_is_taken_once_and_after_the_first_forks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = OfMemory(1 << 20)
+    monkeypatch.setattr(CORE, memory)
+    caplog.set_level("INFO", "socketkeep")
+    with a_model(fork_snapshot=True, spare=17) as (_, model, loop):
+        model.resume()
+        deadline = time.monotonic() + 20
+        while not memory.asked:
+            assert time.monotonic() < deadline
+            loop.gate.poll(0.01)
+        for _ in range(3):
+            loop.gate.poll(0.01)
+        loop.link.order = order = order_to("move", 0.0)
+        model.retire(order)
+        while model.busy:
+            assert time.monotonic() < deadline
+            loop.gate.poll(0.01)
+    assert memory.asked == 1
+    assert [record.getMessage() for record in caplog.records] == ["fork snapshot"]
+
+
+def test_a_worker_that_forks_in_python_takes_it_before_the_first_fork(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = OfMemory(1 << 20)
+    monkeypatch.setattr(CORE, memory)
+    caplog.set_level("INFO", "socketkeep")
+    with a_model(fork_snapshot=True, child_requests=2) as (_, model, _):
+        assert memory.asked == 0
+        model.resume()
+        model.resume()
+    assert memory.asked == 1
+    assert [record.getMessage() for record in caplog.records] == ["fork snapshot"]
+
+
+def test_no_snapshot_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = OfMemory(1 << 20)
+    monkeypatch.setattr(CORE, memory)
+    with a_model() as (_, model, _):
+        model.resume()
+    assert memory.asked == 0
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [None, OfMemory(RuntimeError("the process has 2 threads")), OfMemory(OSError(12, "no room"))],
+    ids=["pure", "refused", "no memory"],
+)
+def test_a_worker_that_can_have_no_snapshot_says_why(
+    memory: OfMemory | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(CORE, memory)
+    with a_model(fork_snapshot=True, child_requests=2) as (_, model, _):
+        model.resume()
+    assert [record.getMessage() for record in caplog.records] == ["no fork snapshot"]

@@ -348,6 +348,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
         guard: The guard; None where there is none.
         cluster: The cluster; None where it is in none.
         holding: Why no code could be loaded, where the state is "holding".
+        fork_snapshot: The option, for the model fork.
     """
 
     name: str
@@ -375,6 +376,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     guard: GuardReport | None = None
     cluster: ClusterReport | None = None
     holding: str = ""
+    fork_snapshot: bool = False
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -112,6 +112,7 @@ def status(keeper: Keeper, name: str) -> StatusReport:
         guard=_guard(keeper),
         cluster=_cluster(keeper),
         holding=keeper.holding.why,
+        fork_snapshot=keeper.config.fork_snapshot,
     )
 
 

@@ -611,6 +611,19 @@ EVENTS: Final[dict[str, tuple[Event, ...]]] = {
             "`status` names the signal or the exit code.",
         ),
         Event(
+            "fork snapshot",
+            "info",
+            "pid bytes",
+            "`--fork-snapshot`: the worker forks from a copy of its memory of so many bytes.",
+        ),
+        Event(
+            "no fork snapshot",
+            "warning",
+            "pid why",
+            "`--fork-snapshot`: the worker cannot have one, and forks as it does without.",
+            "`why` names the condition that does not hold: have it hold, or leave the option out.",
+        ),
+        Event(
             "connection's process failed",
             "error",
             "traceback",

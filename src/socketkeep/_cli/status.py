@@ -115,7 +115,8 @@ def _model(report: StatusReport) -> str:
         return report.model
     requests = f"{report.child_requests} connections a process" * (report.child_requests > 1)
     spare = f"{report.spare} spare" * (report.spare > 0)
-    return ", ".join(filter(None, (report.model, requests, spare)))
+    snapshot = "snapshot" * report.fork_snapshot
+    return ", ".join(filter(None, (report.model, requests, spare, snapshot)))
 
 
 def _edges(report: EdgesReport) -> list[Table]:

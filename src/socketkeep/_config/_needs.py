@@ -83,7 +83,7 @@ def _of_listeners() -> Iterator[Need]:
 
 NEEDS: Final[tuple[Need, ...]] = (
     Need("--model thread", _model("thread"), ("threads",)),
-    Need("--model fork", _model("fork"), ("child_requests", "spare")),
+    Need("--model fork", _model("fork"), ("child_requests", "spare", "fork_snapshot")),
     Need("--model async", _model("async"), ("loop",)),
     Need(
         "an ASGI application (--asgi)",

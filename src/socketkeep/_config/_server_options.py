@@ -639,6 +639,19 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True):
             at_reload=True,
         ),
     ] = 0
+    fork_snapshot: Annotated[
+        bool,
+        Option(
+            FLAG,
+            ("--fork-snapshot",),
+            "Each worker of the fork model maps a copy of its memory over itself, so that a fork"
+            " copies no page tables of what nobody touches.  Not for code that has memory of the"
+            " C library's heap or the interpreter back as zeros by MADV_DONTNEED; a worker that has"
+            " threads, locked memory, another malloc than glibc's, or no compiled core, goes"
+            " without.",
+            at_reload=True,
+        ),
+    ] = False
     loop: Annotated[
         Loop,
         Option(
@@ -1341,7 +1354,7 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = {
         *("edges", "edge_drain"),
     ),
     "Workers": (
-        *("model", "workers", "threads", "child_requests", "spare", "loop"),
+        *("model", "workers", "threads", "child_requests", "spare", "fork_snapshot", "loop"),
         *("start_timeout", "graceful_timeout", "worker_timeout"),
         *("worker_lifetime", "worker_lifetime_jitter", "worker_max_rss"),
     ),

@@ -248,6 +248,9 @@ extern PyType_Spec shelf_spec;
 /* Put a state, None for none, as the method of a shelf of that type; -1: an error is set. */
 int shelf_put(PyObject *shelf, PyObject *state);
 
+/* snapshot.c */
+PyObject *core_take_snapshot(PyObject *module, PyObject *args);
+
 /* poller.c */
 typedef struct {
     PyObject_HEAD

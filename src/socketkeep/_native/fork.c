@@ -65,6 +65,9 @@ static const double SLOWLY = 1.0;
    waits once for several of them. */
 static const double AT_ONCE = 0.003;
 
+/* After so many forks a worker has done what it does for each, and touches little else. */
+enum { SETTLED = 16 };
+
 /* The row of a child that has no connection. */
 static const uint32_t NONE = UINT32_MAX;
 
@@ -122,6 +125,8 @@ typedef struct {
     uint64_t trial_words[ROW_WORDS]; /* its row */
     PyObject *prepare; /* in a child that is to wait, where there is none */
     PyObject *died;    /* while it waited */
+    PyObject *settled; /* called once; NULL: it has been, or there is nothing to do then */
+    Py_ssize_t forked; /* until then */
 } Server;
 
 /* Which hooks need not know of the fork that is going on: those about threads, about sockets. */
@@ -511,6 +516,7 @@ fork_quietly(Server *server, sigset_t *mask, int *code)
         PyOS_AfterFork_Parent();
     }
     withheld.threads = withheld.sockets = 0;
+    server->forked += pid > 0;
     return pid;
 }
 
@@ -962,6 +968,19 @@ Server_cast(Server *server, PyObject *args)
     return entry;
 }
 
+/* -1: an error is set. */
+static int
+tell_settled(Server *server)
+{
+    PyObject *settled = server->settled, *told;
+
+    server->settled = NULL;
+    told = PyObject_CallNoArgs(settled);
+    Py_DECREF(settled);
+    Py_XDECREF(told);
+    return told ? 0 : -1;
+}
+
 static PyObject *
 Server_poll(Server *server, PyObject *args)
 {
@@ -992,6 +1011,9 @@ Server_poll(Server *server, PyObject *args)
                            ? server->refilled_from
                            : moment;
         int milliseconds = timeout == Py_None && !lacks ? -1 : milliseconds_until(until);
+        if (server->settled && server->forked >= SETTLED && tell_settled(server) < 0) {
+            goto failed;
+        }
         Py_BEGIN_ALLOW_THREADS
         count = epoll_wait(server->epoll, events, EVENTS, milliseconds);
         code = errno;
@@ -1069,7 +1091,7 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"epoll", "board", "doors", "boot", "serial", "claim", "serve", "ended",
                             "unforked", "exhausted", "known", "closes",
-                            "moulds", "serve_made", "handler", "differing", "waiting", NULL};
+                            "moulds", "serve_made", "handler", "differing", "waiting", "settled", NULL};
     PyObject *memory, *doors;
     unsigned long long boot, serial;
 
@@ -1078,7 +1100,7 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
         return -1;
     }
     if (!PyArg_ParseTupleAndKeywords(args, keywords,
-                                     "iOO!KKOOOOO(O!O!O!)O!O!O(OOO)(iii)(O!OOO)", names,
+                                     "iOO!KKOOOOO(O!O!O!)O!O!O(OOO)(iii)(O!OOO)O", names,
                                      &server->epoll, &memory,
                                      &PyList_Type, &doors, &boot, &serial, &server->claim,
                                      &server->serve, &server->ended, &server->unforked,
@@ -1089,13 +1111,14 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
                                      &server->handler, &server->returned, &server->differing[0],
                                      &server->differing[1], &server->differing[2],
                                      &PyList_Type, &server->trials, &server->trial,
-                                     &server->prepare, &server->died)) {
+                                     &server->prepare, &server->died, &server->settled)) {
         server->claim = server->serve = server->ended = NULL;
         server->unforked = server->exhausted = NULL;
         server->owners = server->crews = server->guarded = server->closes = NULL;
         server->moulds = server->serve_made = NULL;
         server->handling = server->handler = server->returned = NULL;
         server->trials = server->trial = server->prepare = server->died = NULL;
+        server->settled = NULL;
         return -1;
     }
     server->state = PyType_GetModuleState(Py_TYPE(server));
@@ -1117,6 +1140,7 @@ Server_init(Server *server, PyObject *args, PyObject *keywords)
     Py_INCREF(server->trial);
     Py_INCREF(server->prepare);
     Py_INCREF(server->died);
+    server->settled = server->settled == Py_None ? NULL : Py_NewRef(server->settled);
     server->door_count = PyList_GET_SIZE(doors);
     server->doors = PyMem_New(int, server->door_count ? server->door_count : 1);
     if (!server->doors) {
@@ -1156,6 +1180,7 @@ Server_traverse(Server *server, visitproc visit, void *arg)
     Py_VISIT(server->trial);
     Py_VISIT(server->prepare);
     Py_VISIT(server->died);
+    Py_VISIT(server->settled);
     return 0;
 }
 
@@ -1180,6 +1205,7 @@ Server_clear(Server *server)
     Py_CLEAR(server->trial);
     Py_CLEAR(server->prepare);
     Py_CLEAR(server->died);
+    Py_CLEAR(server->settled);
     return 0;
 }
 

@@ -28,6 +28,8 @@ static PyMethodDef functions[] = {
     {"look", core_look, METH_VARARGS, "The twin of `_inspect._descriptors.look_in_python`."},
     {"withholdable", core_withholdable, METH_VARARGS,
      "Return the hook as one that a fork of the fork server may withhold."},
+    {"take_snapshot", core_take_snapshot, METH_NOARGS,
+     "Map a copy of this process's memory over it, and return its size; RuntimeError: why not."},
     {"accept", door_accept, METH_O, "Return a descriptor and its peer, None: there is none."},
     {"send_packet", (PyCFunction)(void (*)(void))passing_send, METH_FASTCALL,
      "The twin of `_base._passing.send`."},

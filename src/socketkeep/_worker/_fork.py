@@ -38,6 +38,8 @@ from socketkeep._worker._roster import Roster
 from socketkeep._worker._sync import SyncLoop, end_handler, go_on_without, run_handler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from socketkeep._native._core import ForkServer
 
 #: The interpreter rewrites bytecode that runs for the first times (PEP 659).  Where that is done in
@@ -72,6 +74,11 @@ class ForkModel:
         self._trials: list[Mould] = []  # for what a child that waits does beforehand
         self._spare = 0  # children that C has wait
         self._logs = loop.environment.access_log or loop.environment.connect_log
+        self._take_snapshot: Callable[[], None] | None = None
+        if config.fork_snapshot:
+            from socketkeep._worker._fork_snapshot import take_snapshot
+
+            self._take_snapshot = take_snapshot
         self._rehearse(_REHEARSALS)
 
     def take_over(self) -> None:
@@ -103,7 +110,10 @@ class ForkModel:
             handler=(handling, environment.handler.call, self._has_returned),
             differing=DIFFERING,
             waiting=(self._trials, _echo, self._prepare_to_wait, self._has_died_waiting),
+            # Of what the worker touches later, forks do copy the tables.
+            settled=self._take_snapshot,
         )
+        self._take_snapshot = None
         gate.poll = self._poll
         self._make_moulds()
         closes += [trial.entry.sock.detach for trial in self._trials]
@@ -213,6 +223,9 @@ class ForkModel:
             self._server.kill()
 
     def resume(self) -> None:
+        if self._take_snapshot is not None:
+            take_snapshot, self._take_snapshot = self._take_snapshot, None
+            take_snapshot()
         while self._unforked:
             entry = self._unforked[0]
             if not self._fork(entry):
