@@ -160,6 +160,18 @@ def test_it_is_a_coroutine_as_others_are(make: Make) -> None:
     handled.set(None)
 
 
+def test_thrown_into_before_its_first_step_it_has_not_been(make: Make) -> None:
+    async def call(_: object) -> None: ...
+
+    ends = Ends()
+    made = make(handled, call, ends).serve("entry", "conn")
+    with pytest.raises(KeyError):
+        made.throw(KeyError("text"))
+    with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+        made.send(None)
+    assert ends.told == []
+
+
 def test_closed_it_lets_go(make: Make) -> None:
     class Conn: ...
 

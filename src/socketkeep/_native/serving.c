@@ -220,7 +220,7 @@ set_error(PyObject *const *args, Py_ssize_t given)
     }
 }
 
-/* Throw into the inner coroutine, if it has begun. */
+/* Throw into the inner coroutine, if it can be. */
 static PySendResult
 throw_inside(Serving *serving, PyObject *const *args, Py_ssize_t given, PyObject **result)
 {
@@ -257,11 +257,13 @@ Serving_throw(Serving *serving, PyObject *const *args, Py_ssize_t given)
     if (!may_run(serving)) {
         return NULL;
     }
+    if (serving->stage == NOT_BEGUN) {
+        set_error(args, given);
+        fail(serving, &result);
+        return NULL;
+    }
     Py_INCREF(serving);
     serving->running = 1;
-    if (serving->stage == NOT_BEGUN) {
-        serving->stage = SERVES;
-    }
     came = go_on(serving, throw_inside(serving, args, given, &result), &result);
     serving->running = 0;
     Py_DECREF(serving);

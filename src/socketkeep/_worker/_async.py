@@ -274,7 +274,7 @@ class AsyncWorker:
                 entry.sock.shutdown(socket.SHUT_RDWR)
             if not conn.is_waiting and entry.task is not None:
                 entry.why = _DISCONNECTED
-                entry.task.cancel(_DISCONNECTED)
+                self._cancel(entry.task, _DISCONNECTED)
             return
 
     def give_up_idle(self, count: int) -> None:
@@ -581,8 +581,12 @@ class AsyncWorker:
         self._link.more = False
         for entry in tuple(self._serving):
             assert entry.task is not None
-            entry.task.cancel(_TOO_LATE)
+            self._cancel(entry.task, _TOO_LATE)
         self.look()
+
+    def _cancel(self, task: asyncio.Task[None], why: str) -> None:
+        """Cancel a task, in the next turn: before its first step it would end no connection."""
+        self._loop.call_soon(task.cancel, why)
 
     def _cut_off(self, order: Order) -> None:
         """End the connections of handlers that do not end, in order if it can be, and exit."""
