@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -132,6 +135,36 @@ def test_other_threads_run_while_one_waits(kind: Any, pair: Pair) -> None:
     pair[1].send(b"x")
     waiter.join(30)
     assert found == [READY]
+
+
+@on_each
+def test_a_busy_processor_is_left_to_others_only_for_threads_that_want_it(
+    kind: Any, pair: Pair
+) -> None:
+    """A thread that sleeps wants nothing: what has come is there at once."""
+    own = os.sched_getaffinity(0)
+    done = threading.Event()
+    sleeper = threading.Thread(target=done.wait)
+    sleeper.start()
+    os.sched_setaffinity(0, {min(own)})
+    endless = "print(1, flush=True)\nwhile 1: pass"
+    busy = subprocess.Popen([sys.executable, "-S", "-c", endless], stdout=subprocess.PIPE)
+    try:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        pair[1].send(b"x")
+        poller = kind(pair[0].fileno(), select.POLLIN, None)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        for _ in range(_CHATTER):
+            assert poller.until(None) == READY
+        given_way = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw - before
+    finally:
+        busy.kill()
+        busy.communicate()
+        os.sched_setaffinity(0, own)
+        done.set()
+        sleeper.join()
+    assert given_way < _CHATTER / 4
 
 
 @on_each

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <math.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <structmember.h>
 #include <time.h>
 
@@ -40,6 +41,9 @@ is_only_thread(void)
     return first == own && !PyThreadState_Next(first);
 }
 
+/* How many threads have waited for long enough, and now wait for the interpreter's lock. */
+static atomic_int coming_back;
+
 int
 wait_for(struct pollfd *watched, nfds_t count, int milliseconds, double moment)
 {
@@ -50,19 +54,22 @@ wait_for(struct pollfd *watched, nfds_t count, int milliseconds, double moment)
             ready = poll(watched, count, 0);
             code = errno;
         } else {
-            int yields = !is_only_thread();
+            int yields = atomic_load(&coming_back) && !is_only_thread();
 
             Py_BEGIN_ALLOW_THREADS
             /* Whoever waits for the lock was told that it is free, but is not on a processor yet.  What
                a fast peer sends meanwhile would end this wait at once, and this thread would have the
                lock again, while all others look for it each 5 ms: with 1,000 threads that took nearly
-               all of the processor. */
+               all of the processor.  Where nobody waits for it, another process would be let run first,
+               for some milliseconds. */
             if (yields) {
                 sched_yield();
             }
             ready = poll(watched, count, milliseconds);
             code = errno;
+            atomic_fetch_add(&coming_back, 1);
             Py_END_ALLOW_THREADS
+            atomic_fetch_sub(&coming_back, 1);
         }
         if (ready >= 0) {
             break;
