@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,8 @@ from tests.edge.support import (
 
 _STAY: Final = 1000
 _HALF_DONE: Final = 10_000
+#: How testssl calls what it does not complain of; "LOW" are ciphers in CBC mode, for old clients.
+_NOT_WEAK: Final = ("OK", "INFO", "LOW", "DEBUG")
 _MOST_EACH: Final = 96 * 1024  # bytes of memory; OpenSSL takes some 70
 
 
@@ -111,3 +115,28 @@ def test_half_done_handshakes(how: str, tmp_path: Path) -> None:
         assert sum(failed.values()) == _HALF_DONE
         assert failed["late"] > 0
         assert ask(before)["count"] == 3
+
+
+@pytest.mark.timeout(120)
+def test_nothing_that_testssl_calls_weak(tmp_path: Path) -> None:
+    """Protocols, ciphers, forward secrecy, and the vulnerabilities that are known."""
+    found = tmp_path / "found.json"
+    with serving(tmp_path, "async") as server, begin(server.address) as before:
+        _, port = host_and_port(server.address)
+        command = ("testssl", "--warnings", "off", "--color", "0", "--nodns", "none")
+        what = ("--protocols", "--std", "--fs", "--vulnerable", "--jsonfile", str(found))
+        done = subprocess.run(  # its exit code is how many it found
+            [*command, *what, f"127.0.0.1:{port}"],
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=100,
+        )
+        assert ask(before)["count"] == 1
+    told = {
+        each["id"]: (each["severity"], each["finding"]) for each in json.loads(found.read_text())
+    }
+    weak = {name: said for name, said in told.items() if said[0] not in _NOT_WEAK}
+    assert not weak, done.stdout
+    offered = {name for name in ("TLS1", "TLS1_1", "TLS1_2", "TLS1_3") if told[name][0] == "OK"}
+    assert offered == {"TLS1_2", "TLS1_3"}
