@@ -618,10 +618,26 @@ Awaitable_iternext(Awaitable *call)
     return Awaitable_send(call, Py_None);
 }
 
+int
+set_thrown(PyObject *const *args, Py_ssize_t given)
+{
+    PyObject *kind = args[0], *value = given > 1 && args[1] != Py_None ? args[1] : NULL;
+
+    if (PyExceptionInstance_Check(kind)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(kind), kind);
+    } else if (PyExceptionClass_Check(kind)) {
+        PyErr_SetObject(kind, value);
+    } else {
+        PyErr_SetString(PyExc_TypeError, "exceptions are what can be thrown");
+        return 0;
+    }
+    return 1;
+}
+
 static PyObject *
 Awaitable_throw(Awaitable *call, PyObject *const *args, Py_ssize_t given)
 {
-    PyObject *kind, *value, *method, *result = NULL;
+    PyObject *method, *result = NULL;
 
     if (given < 1 || given > 3) {
         PyErr_SetString(PyExc_TypeError, "throw() takes 1 to 3 arguments");
@@ -652,14 +668,7 @@ Awaitable_throw(Awaitable *call, PyObject *const *args, Py_ssize_t given)
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
         return NULL;
     }
-    kind = args[0];
-    value = given > 1 && args[1] != Py_None ? args[1] : NULL;
-    if (PyExceptionInstance_Check(kind)) {
-        PyErr_SetObject((PyObject *)Py_TYPE(kind), kind);
-    } else if (PyExceptionClass_Check(kind)) {
-        PyErr_SetObject(kind, value);
-    } else {
-        PyErr_SetString(PyExc_TypeError, "exceptions are what can be thrown");
+    if (!set_thrown(args, given)) {
         return NULL;
     }
     Py_INCREF(call);

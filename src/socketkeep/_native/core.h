@@ -641,6 +641,9 @@ Py_ssize_t slot_of(PyObject *owner, const char *name);
 PyObject *commit(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);
 
 /* async_verbs.c */
+/* Have the error be set that `throw` of a coroutine is given, one argument at least; 0: it is none, and that
+   is the error. */
+int set_thrown(PyObject *const *args, Py_ssize_t given);
 extern PyType_Spec awaitable_spec;
 
 PyObject *async_recv(Verb *verb, PyObject *const *args, size_t flagged, PyObject *names);

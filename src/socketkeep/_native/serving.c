@@ -205,21 +205,6 @@ Serving_iternext(Serving *serving)
     return Serving_send(serving, Py_None);
 }
 
-/* Have an error be set, as `throw` is given it. */
-static void
-set_error(PyObject *const *args, Py_ssize_t given)
-{
-    PyObject *kind = args[0], *value = given > 1 && args[1] != Py_None ? args[1] : NULL;
-
-    if (PyExceptionInstance_Check(kind)) {
-        PyErr_SetObject((PyObject *)Py_TYPE(kind), kind);
-    } else if (PyExceptionClass_Check(kind)) {
-        PyErr_SetObject(kind, value);
-    } else {
-        PyErr_SetString(PyExc_TypeError, "exceptions are what can be thrown");
-    }
-}
-
 /* Throw into the inner coroutine, if it can be. */
 static PySendResult
 throw_inside(Serving *serving, PyObject *const *args, Py_ssize_t given, PyObject **result)
@@ -228,7 +213,7 @@ throw_inside(Serving *serving, PyObject *const *args, Py_ssize_t given, PyObject
 
     if (!serving->inner || (!method && PyErr_ExceptionMatches(PyExc_AttributeError))) {
         PyErr_Clear();
-        set_error(args, given);
+        set_thrown(args, given);
         return PYGEN_ERROR;
     }
     *result = method ? PyObject_Vectorcall(method, args, (size_t)given, NULL) : NULL;
@@ -258,7 +243,7 @@ Serving_throw(Serving *serving, PyObject *const *args, Py_ssize_t given)
         return NULL;
     }
     if (serving->stage == NOT_BEGUN) {
-        set_error(args, given);
+        set_thrown(args, given);
         fail(serving, &result);
         return NULL;
     }
