@@ -22,7 +22,7 @@ handled: ContextVar[object] = ContextVar("handled", default=None)
 
 
 class Ends:
-    """What is told of the ends; `rest` is what is awaited then."""
+    """Notes what it is told of the ends; `rest` makes what is awaited then."""
 
     def __init__(self, rest: Callable[[], Any] | None = None) -> None:
         self.told: list[object] = []

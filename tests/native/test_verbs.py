@@ -379,7 +379,7 @@ class Side:
 
 
 async def _settled(sides: list[Side]) -> list[object]:
-    """What is left on each side, once it is equal, or the deadline is over.
+    """Return what is left on each side, once it is equal, or the deadline is over.
 
     A timer that both have, for records that are behind or an end that lingers, may be due between
     two looks.

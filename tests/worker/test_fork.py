@@ -134,17 +134,23 @@ class OfMemory:
         return self.told
 
 
-@pytest.mark.skipif(compiled is None, reason="the worker forks in C")
-def test_a_snapshot_is_taken_once_and_after_the_first_forks(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> OfMemory:
+    """A megabyte, of which a worker that takes a snapshot tells in the log."""
     memory = OfMemory(1 << 20)
     monkeypatch.setattr(CORE, memory)
     caplog.set_level("INFO", "socketkeep")
+    return memory
+
+
+@pytest.mark.skipif(compiled is None, reason="the worker forks in C")
+def test_a_snapshot_is_taken_once_and_after_the_first_forks(
+    copied: OfMemory, caplog: pytest.LogCaptureFixture
+) -> None:
     with a_model(fork_snapshot=True, spare=17) as (_, model, loop):
         model.resume()
         deadline = time.monotonic() + 20
-        while not memory.asked:
+        while not copied.asked:
             assert time.monotonic() < deadline
             loop.gate.poll(0.01)
         for _ in range(3):
@@ -154,30 +160,25 @@ def test_a_snapshot_is_taken_once_and_after_the_first_forks(
         while model.busy:
             assert time.monotonic() < deadline
             loop.gate.poll(0.01)
-    assert memory.asked == 1
+    assert copied.asked == 1
     assert [record.getMessage() for record in caplog.records] == ["fork snapshot"]
 
 
 def test_a_worker_that_forks_in_python_takes_it_before_the_first_fork(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    copied: OfMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    memory = OfMemory(1 << 20)
-    monkeypatch.setattr(CORE, memory)
-    caplog.set_level("INFO", "socketkeep")
     with a_model(fork_snapshot=True, child_requests=2) as (_, model, _):
-        assert memory.asked == 0
+        assert copied.asked == 0
         model.resume()
         model.resume()
-    assert memory.asked == 1
+    assert copied.asked == 1
     assert [record.getMessage() for record in caplog.records] == ["fork snapshot"]
 
 
-def test_no_snapshot_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = OfMemory(1 << 20)
-    monkeypatch.setattr(CORE, memory)
+def test_no_snapshot_is_taken_unasked(copied: OfMemory) -> None:
     with a_model() as (_, model, _):
         model.resume()
-    assert memory.asked == 0
+    assert copied.asked == 0
 
 
 @pytest.mark.parametrize(
